@@ -1,0 +1,366 @@
+//! Objects in a folder of a local, or mounted, file system.
+//!
+//! An object is written under a temporary name, synced, and then linked to its key: a link fails where a rename would
+//! overwrite. The folder is synced before anyone is told. Temporary files lie in `tmp/SAVEID/`, whose lock a living saver
+//! holds: one that died is known by its lock being free, whatever its age.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::{Backend, Object, Sink, Staging};
+use crate::disk::{Disk, DiskFile, Lock};
+use crate::env::{Env, Time};
+use crate::error::{Context, Error, Result};
+use crate::format::keys::{self, Key};
+use crate::id::{PackId, SaveId};
+
+const LOCK: &str = "lock";
+const ENTRY_PREFIX: &str = "entry-";
+/// Room for the largest entry and what surrounds it.
+const RESERVE_BYTES: usize = 2 << 20;
+
+/// A store's folder.
+#[derive(Clone, Debug)]
+pub struct LocalBackend {
+    disk: Arc<dyn Disk>,
+    root: PathBuf,
+    env: Env,
+}
+
+impl LocalBackend {
+    /// The folder at `root`, through `disk`.
+    pub fn new(disk: Arc<dyn Disk>, root: &Path, env: Env) -> LocalBackend {
+        LocalBackend { disk, root: root.to_path_buf(), env }
+    }
+
+    /// Makes the folders of a new store and writes its description last: without that it is no store.
+    pub fn create_store(&self, config: &[u8]) -> Result<()> {
+        if self.disk.open(&self.path(&Key::config())).is_ok() {
+            return Err(Error::StoreExists { path: self.root.clone() });
+        }
+        self.make_folder(&self.root)?;
+        for folder in keys::folders() {
+            self.make_folder(&self.root.join(folder))?;
+        }
+        self.sync_folder(&self.root.join(keys::PACKS))?;
+        self.make_reserve();
+        let temporary = self.temporary_name();
+        self.write_new(&temporary, config)?;
+        let linked = self.link_new(&temporary, &Key::config());
+        self.discard(&temporary);
+        linked.map_err(|e| match e {
+            Error::ObjectExists { .. } => Error::StoreExists { path: self.root.clone() },
+            other => other,
+        })?;
+        self.sync_folder(&self.root)?;
+        // The store's own name is as durable as its content only once its parent is synced.
+        match self.root.canonicalize().ok().as_deref().and_then(Path::parent) {
+            Some(parent) => self.sync_folder(parent),
+            None => Ok(()),
+        }
+    }
+
+    fn path(&self, key: &Key) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    fn temporary_name(&self) -> PathBuf {
+        self.root.join(keys::TMP).join(format!("{ENTRY_PREFIX}{}", SaveId(self.env.random())))
+    }
+
+    fn make_folder(&self, path: &Path) -> Result<()> {
+        match self.disk.make_folder(path) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made.context("create folder", path),
+        }
+    }
+
+    fn sync_folder(&self, path: &Path) -> Result<()> {
+        self.disk.sync_folder(path).context("sync folder", path)
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+        let written = self.disk.create(path).context("create", path).and_then(|mut file| {
+            file.append(bytes).context("write", path)?;
+            file.sync().context("sync", path)
+        });
+        if written.is_err() {
+            self.discard(path);
+        }
+        written
+    }
+
+    fn link_new(&self, from: &Path, key: &Key) -> Result<()> {
+        let to = self.path(key);
+        self.disk.link(from, &to).map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => Error::ObjectExists { object: key.to_string() },
+            io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied if !self.may_link() => Error::Unsupported {
+                what: format!("the file system at {} has no hard links, which a store needs", self.root.display()),
+            },
+            _ => Error::Io { op: "link", path: to.clone(), source },
+        })
+    }
+
+    /// Tells a file system without links from a folder that may not be written.
+    fn may_link(&self) -> bool {
+        let (a, b) = (self.temporary_name(), self.temporary_name());
+        let works = self.disk.create(&a).is_err() || self.disk.link(&a, &b).is_ok();
+        self.discard(&a);
+        self.discard(&b);
+        works
+    }
+
+    /// A temporary file that is not removed is found by the next collection.
+    fn discard(&self, path: &Path) {
+        let _ = self.disk.unlink(path);
+    }
+
+    fn list(&self, folder: &str) -> Result<Vec<crate::disk::Name>> {
+        let path = self.root.join(folder);
+        self.disk.list(&path).context("list", &path)
+    }
+
+    fn remove_staging(&self, folder: &Path) -> Result<()> {
+        for name in self.disk.list(folder).context("list", folder)? {
+            if name.name != LOCK {
+                self.disk.unlink(&folder.join(&name.name)).context("remove", folder)?;
+            }
+        }
+        // The lock goes last: until then a second reaper keeps away.
+        let lock = folder.join(LOCK);
+        self.disk.unlink(&lock).context("remove", &lock)?;
+        self.disk.remove_folder(folder).context("remove", folder)
+    }
+}
+
+impl Backend for LocalBackend {
+    fn begin(&self, save: SaveId) -> Result<Box<dyn Staging>> {
+        let folder = self.root.join(keys::tmp_folder(save));
+        self.disk.make_folder(&folder).context("create folder", &folder)?;
+        let lock = self.disk.lock(&folder.join(LOCK)).context("lock", &folder)?;
+        let lock = lock.ok_or_else(|| Error::Bug(format!("save {save} has two owners")))?;
+        Ok(Box::new(LocalStaging { backend: self.clone(), folder, published: AtomicBool::new(false), _lock: lock }))
+    }
+
+    fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
+        let temporary = self.temporary_name();
+        self.write_new(&temporary, bytes)?;
+        let linked = self.link_new(&temporary, &Key::entry(slot)).and_then(|()| {
+            // The name is there, but may not be durable: nobody knows.
+            self.sync_folder(&self.root.join(keys::LOG)).map_err(|e| Error::Unknown { slot, source: Box::new(e) })
+        });
+        self.discard(&temporary);
+        linked
+    }
+
+    fn read(&self, key: &Key, bytes_max: usize) -> Result<Vec<u8>> {
+        let object = self.open(key)?;
+        let length = usize::try_from(object.bytes()).ok().filter(|&n| n <= bytes_max);
+        let length =
+            length.ok_or_else(|| Error::damaged(key.as_str(), format!("it is {} bytes long", object.bytes())))?;
+        let mut bytes = vec![0; length];
+        object.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
+        let path = self.path(key);
+        let file = self.disk.open(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => Error::ObjectMissing { object: key.to_string() },
+            _ => Error::Io { op: "open", path: path.clone(), source },
+        })?;
+        let bytes = file.bytes().context("read", &path)?;
+        Ok(Arc::new(LocalObject { file, bytes, path, key: key.clone() }))
+    }
+
+    fn slots(&self) -> Result<Vec<u64>> {
+        let mut slots: Vec<u64> = self.list(keys::LOG)?.iter().filter_map(|name| keys::slot_of(&name.name)).collect();
+        slots.sort_unstable();
+        Ok(slots)
+    }
+
+    fn log_bytes(&self) -> Result<u64> {
+        Ok(self.list(keys::LOG)?.iter().map(|name| name.bytes).sum())
+    }
+
+    fn packs(&self) -> Result<Vec<(PackId, u64)>> {
+        let mut packs = Vec::new();
+        for folder in self.list(keys::PACKS)?.into_iter().filter(|name| name.folder) {
+            let inside = self.list(&format!("{}/{}", keys::PACKS, folder.name))?;
+            // A foreign file is left alone.
+            packs.extend(inside.into_iter().filter_map(|name| Some((name.name.parse().ok()?, name.bytes))));
+        }
+        packs.sort_unstable();
+        Ok(packs)
+    }
+
+    fn delete_pack(&self, pack: PackId) -> Result<()> {
+        let path = self.path(&Key::pack(pack));
+        match self.disk.unlink(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            deleted => deleted.context("remove", &path),
+        }
+    }
+
+    fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {
+        folders_of(packs).iter().try_for_each(|folder| self.sync_folder(&self.root.join(folder)))
+    }
+
+    fn packs_of(&self, save: SaveId) -> Result<Vec<(PackId, u64)>> {
+        let key = Key::pack(PackId { save, index: 0 });
+        let folder = key.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let inside = self.list(folder)?;
+        let packs = inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name.bytes)));
+        Ok(packs.filter(|(pack, _)| pack.save == save).collect())
+    }
+
+    fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()> {
+        for name in self.list(keys::TMP)? {
+            let Ok(save) = name.name.parse::<SaveId>() else {
+                if !name.folder && name.modified < before && name.name.starts_with(ENTRY_PREFIX) {
+                    self.discard(&self.root.join(keys::TMP).join(&name.name));
+                }
+                continue;
+            };
+            let folder = self.root.join(keys::tmp_folder(save));
+            // Taking the lock proves that its owner is gone. It is held until the folder is empty.
+            match self.disk.lock(&folder.join(LOCK)) {
+                Ok(Some(_lock)) => {
+                    bury(save)?;
+                    self.remove_staging(&folder)?;
+                }
+                Ok(None) => continue,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e).context("lock", &folder),
+            }
+        }
+        Ok(())
+    }
+
+    fn release_reserve(&self) -> bool {
+        self.disk.unlink(&self.root.join(keys::RESERVE)).is_ok()
+    }
+
+    fn make_reserve(&self) {
+        let path = self.root.join(keys::RESERVE);
+        let Ok(mut file) = self.disk.create(&path) else { return };
+        // Whole or not at all: half a reserve might not be enough for an entry.
+        if file.append(&vec![0; RESERVE_BYTES]).is_err() {
+            self.discard(&path);
+        }
+    }
+
+    fn space_left(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.root).ok()?;
+        Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+}
+
+fn folders_of(packs: &[PackId]) -> Vec<String> {
+    let folder = |pack: &PackId| Key::pack(*pack).as_str().rsplit_once('/').map(|(folder, _)| folder.to_string());
+    let mut folders: Vec<String> = packs.iter().filter_map(folder).collect();
+    folders.sort_unstable();
+    folders.dedup();
+    folders
+}
+
+#[derive(Debug)]
+struct LocalObject {
+    file: Box<dyn DiskFile>,
+    bytes: u64,
+    path: PathBuf,
+    key: Key,
+}
+
+impl Object for LocalObject {
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        self.file.read_exact_at(out, offset).map_err(|source| match source.kind() {
+            io::ErrorKind::UnexpectedEof => Error::damaged(self.key.as_str(), "it is too short"),
+            _ => Error::Io { op: "read", path: self.path.clone(), source },
+        })
+    }
+}
+
+#[derive(Debug)]
+struct LocalStaging {
+    backend: LocalBackend,
+    folder: PathBuf,
+    published: AtomicBool,
+    _lock: Box<dyn Lock>,
+}
+
+impl LocalStaging {
+    fn temporary(&self, pack: PackId) -> PathBuf {
+        self.folder.join(pack.index.to_string())
+    }
+}
+
+impl Staging for LocalStaging {
+    fn create(&self, pack: PackId) -> Result<Box<dyn Sink>> {
+        let path = self.temporary(pack);
+        let file = self.backend.disk.create(&path).context("create", &path)?;
+        Ok(Box::new(LocalSink { disk: self.backend.disk.clone(), file: Some(file), path }))
+    }
+
+    fn publish(&self, packs: &[PackId]) -> Result<()> {
+        self.published.store(true, Ordering::Relaxed);
+        for &pack in packs {
+            self.backend.link_new(&self.temporary(pack), &Key::pack(pack))?;
+        }
+        folders_of(packs).iter().try_for_each(|folder| self.backend.sync_folder(&self.backend.root.join(folder)))
+    }
+
+    fn clear(self: Box<Self>) {
+        self.published.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Drop for LocalStaging {
+    fn drop(&mut self) {
+        // What stays behind is reaped by a collection, once the lock is free.
+        if !self.published.load(Ordering::Relaxed) {
+            let _ = self.backend.remove_staging(&self.folder);
+        }
+    }
+}
+
+/// Between flush and finish no descriptor is held: a save has as many packs as it likes.
+#[derive(Debug)]
+struct LocalSink {
+    disk: Arc<dyn Disk>,
+    file: Option<Box<dyn DiskFile>>,
+    path: PathBuf,
+}
+
+impl LocalSink {
+    fn file(&mut self) -> Result<&mut Box<dyn DiskFile>> {
+        if self.file.is_none() {
+            self.file = Some(self.disk.open_append(&self.path).context("open", &self.path)?);
+        }
+        Ok(self.file.as_mut().expect("it was just opened"))
+    }
+}
+
+impl Sink for LocalSink {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        let written = self.file()?.append(bytes);
+        written.context("write", &self.path)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let synced = self.file()?.sync();
+        self.file = None;
+        synced.context("sync", &self.path)
+    }
+
+    fn finish(mut self: Box<Self>, end: &[u8]) -> Result<()> {
+        self.append(end)?;
+        self.flush()
+    }
+}

@@ -1,0 +1,343 @@
+//! What each kind of entry does to the catalog.
+//!
+//! The fold never reads a clock and never fails for a sound log: an entry that makes no sense here is damage.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::{Catalog, broken, packs};
+use crate::error::{Error, Result};
+use crate::format::entry::{Amend, Body, Commit, Entry, Metrics, Needs, NewPack, Repack};
+use crate::format::keys::Key;
+use crate::id::{Hash, PackId, SaveId};
+
+/// A pack's row in this catalog.
+pub(super) type PackRef = i64;
+
+impl Catalog {
+    /// Adds the entry of the next slot, whose hash is `hash`. The caller has checked the chain.
+    pub fn apply(&mut self, entry: &Entry, hash: Hash) -> Result<()> {
+        self.apply_all(std::iter::once((entry, hash)))
+    }
+
+    /// Adds several, in one transaction.
+    pub fn apply_all<'a>(&mut self, entries: impl Iterator<Item = (&'a Entry, Hash)>) -> Result<()> {
+        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        for (entry, hash) in entries {
+            let next: u64 = tx.query_row("SELECT next FROM position", [], |row| row.get(0))?;
+            match entry.slot.cmp(&next) {
+                // Another process that shares this file has been here.
+                std::cmp::Ordering::Less => continue,
+                std::cmp::Ordering::Greater => return Err(broken("it moved back")),
+                std::cmp::Ordering::Equal => {}
+            }
+            apply_body(&tx, entry)?;
+            advance(&tx, entry.slot + 1, hash)?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// Passes a slot that cannot be read and whose hash its successor gives.
+    pub fn pass_damaged(&mut self, slot: u64, hash: Hash, why: &str) -> Result<()> {
+        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        tx.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", params![slot, why])?;
+        advance(&tx, slot + 1, hash)?;
+        tx.commit()?;
+        Ok(())
+    }
+}
+
+fn advance(tx: &Transaction<'_>, next: u64, head: Hash) -> Result<()> {
+    tx.prepare_cached("UPDATE position SET next = ?, head = ?")?.execute(params![next, head.0])?;
+    Ok(())
+}
+
+fn apply_body(tx: &Transaction<'_>, entry: &Entry) -> Result<()> {
+    match &entry.body {
+        Body::Commit(body) => commit(tx, entry, body),
+        Body::Amend(body) => amend(tx, entry, body),
+        Body::Annotate(body) => {
+            let run = run_of(tx, entry, body.slot)?;
+            put_metrics(tx, run, body.slot, &body.metrics)?;
+            if let Some(note) = &body.note {
+                tx.execute("UPDATE checkpoints SET note = ? WHERE slot = ?", params![note, body.slot])?;
+            }
+            Ok(())
+        }
+        Body::Tag(body) => {
+            let run = run_of(tx, entry, body.slot)?;
+            for tag in &body.remove {
+                tx.execute("DELETE FROM tags WHERE run = ? AND tag = ? AND slot = ?", params![run, tag, body.slot])?;
+            }
+            put_tags(tx, run, body.slot, &body.add)
+        }
+        Body::Settings(body) => {
+            let run = put_run(tx, &body.run, entry)?;
+            if let Some(policy) = &body.policy {
+                tx.execute("UPDATE runs SET policy = ? WHERE id = ?", params![json(policy), run])?;
+            }
+            for (metric, mode) in &body.modes {
+                tx.execute("INSERT OR REPLACE INTO modes VALUES (?, ?, ?)", params![run, metric, json(mode)])?;
+            }
+            Ok(())
+        }
+        Body::Pin(body) => {
+            run_of(tx, entry, body.slot)?;
+            let row = params![entry.slot, body.slot, body.until.0, body.purpose];
+            tx.execute("INSERT INTO pins VALUES (?, ?, ?, ?)", row)?;
+            Ok(())
+        }
+        Body::Unpin(body) => {
+            for pin in &body.pins {
+                tx.execute("DELETE FROM pins WHERE slot = ?", [pin])?;
+            }
+            Ok(())
+        }
+        Body::Forget(body) => body.slots.iter().try_for_each(|&slot| forget(tx, entry, slot, &body.reason)),
+        Body::Undo(body) => body.slots.iter().try_for_each(|&slot| undo(tx, entry, slot)),
+        Body::Condemn(body) => body.packs.iter().try_for_each(|&pack| condemn(tx, pack)),
+        Body::Swept(body) => body.packs.iter().try_for_each(|&pack| sweep(tx, pack)),
+        Body::Repack(body) => repack(tx, entry, body),
+        Body::Abort(body) => {
+            tx.execute("INSERT OR IGNORE INTO aborted VALUES (?)", params![entry.save.0])?;
+            body.packs.iter().try_for_each(|&pack| condemn(tx, pack))
+        }
+    }
+}
+
+fn commit(tx: &Transaction<'_>, entry: &Entry, body: &Commit) -> Result<()> {
+    let run = put_run(tx, &body.run, entry)?;
+    if let Some(config) = &body.config {
+        tx.execute("UPDATE runs SET config = ? WHERE id = ?", params![json(config), run])?;
+    }
+    if let Some(provenance) = &body.provenance {
+        tx.execute("UPDATE runs SET provenance = ? WHERE id = ?", params![json(provenance), run])?;
+    }
+    let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
+    for &slot in &body.supersedes {
+        tx.execute("UPDATE checkpoints SET status = 1 WHERE slot = ? AND status = 0", [slot])?;
+    }
+    if let Some(slot) = body.replaces {
+        forget(tx, entry, slot, "replaced")?;
+    }
+    count(tx, &needed, 1)?;
+    tx.prepare_cached(
+        "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '[]', ?, ?, NULL)",
+    )?
+    .execute(params![
+        entry.slot,
+        run,
+        body.step,
+        entry.save.0,
+        body.parent,
+        entry.time.0,
+        body.manifest.id.0,
+        body.manifest.recipe,
+        body.manifest.bytes,
+        body.schema.0,
+        body.tensors,
+        body.sizes.raw,
+        body.sizes.unchanged,
+        body.sizes.deduplicated,
+        body.sizes.encoded,
+        body.sizes.stored,
+        json(&body.components),
+        packs::encode_set(&needed),
+        body.note,
+    ])?;
+    put_metrics(tx, run, entry.slot, &body.metrics)?;
+    put_tags(tx, run, entry.slot, &body.tags)
+}
+
+fn amend(tx: &Transaction<'_>, entry: &Entry, body: &Amend) -> Result<()> {
+    let (before, status, dropped) = tx
+        .query_row("SELECT packs, status, dropped FROM checkpoints WHERE slot = ?", [body.slot], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u8>(1)?, row.get::<_, String>(2)?))
+        })
+        .optional()?
+        .ok_or_else(|| unknown(entry, body.slot))?;
+    let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
+    if status < 2 {
+        count(tx, &needed, 1)?;
+        count(tx, &packs::decode_set(&before)?, -1)?;
+    }
+    let mut all: BTreeSet<String> = serde_json::from_str(&dropped).map_err(|e| broken(&e.to_string()))?;
+    all.extend(body.dropped.iter().cloned());
+    let stored: i64 = body.packs.iter().map(|pack| pack.bytes as i64).sum();
+    tx.execute(
+        "UPDATE checkpoints SET manifest = ?, recipe = ?, manifest_bytes = ?, packs = ?, dropped = ?, stored = stored + ?
+         WHERE slot = ?",
+        params![
+            body.manifest.id.0,
+            body.manifest.recipe,
+            body.manifest.bytes,
+            packs::encode_set(&needed),
+            json(&all),
+            stored,
+            body.slot
+        ],
+    )?;
+    Ok(())
+}
+
+/// Whoever needed one of the old packs needs all of the new ones instead.
+fn repack(tx: &Transaction<'_>, entry: &Entry, body: &Repack) -> Result<()> {
+    let new = put_packs(tx, entry.save, &body.packs)?;
+    let old = body.replaces.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
+    let users = {
+        let mut statement = tx.prepare_cached("SELECT slot, packs FROM checkpoints WHERE status < 2")?;
+        let rows = statement.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+        rows.collect::<rusqlite::Result<Vec<_>>>()?
+    };
+    for (slot, set) in users {
+        let before = packs::decode_set(&set)?;
+        if before.is_disjoint(&old) {
+            continue;
+        }
+        let after: BTreeSet<PackRef> = before.difference(&old).copied().chain(new.iter().copied()).collect();
+        count(tx, &after, 1)?;
+        count(tx, &before, -1)?;
+        tx.prepare_cached("UPDATE checkpoints SET packs = ? WHERE slot = ?")?
+            .execute(params![packs::encode_set(&after), slot])?;
+    }
+    body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
+}
+
+fn forget(tx: &Transaction<'_>, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
+    let Some(set) = live_set(tx, slot)? else {
+        run_of(tx, entry, slot)?;
+        return Ok(());
+    };
+    count(tx, &set, -1)?;
+    tx.prepare_cached("UPDATE checkpoints SET status = 2, reason = ? WHERE slot = ?")?
+        .execute(params![reason, slot])?;
+    tx.prepare_cached("DELETE FROM tags WHERE slot = ?")?.execute([slot])?;
+    Ok(())
+}
+
+fn undo(tx: &Transaction<'_>, entry: &Entry, slot: u64) -> Result<()> {
+    run_of(tx, entry, slot)?;
+    if live_set(tx, slot)?.is_none() {
+        let set: Vec<u8> = tx.query_row("SELECT packs FROM checkpoints WHERE slot = ?", [slot], |row| row.get(0))?;
+        count(tx, &packs::decode_set(&set)?, 1)?;
+    }
+    tx.execute("UPDATE checkpoints SET status = 0, reason = NULL WHERE slot = ?", [slot])?;
+    Ok(())
+}
+
+fn condemn(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
+    // An orphan of a dead save was never in the log.
+    let row = params![pack.save.0, pack.index, 0, [0u8; 32]];
+    tx.prepare_cached(
+        "INSERT OR IGNORE INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, 1)",
+    )?
+    .execute(row)?;
+    tx.prepare_cached("UPDATE packs SET state = 1 WHERE save = ? AND number = ? AND state = 0")?
+        .execute(params![pack.save.0, pack.index])?;
+    Ok(())
+}
+
+fn sweep(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
+    let id: Option<PackRef> = tx
+        .prepare_cached("SELECT id FROM packs WHERE save = ? AND number = ?")?
+        .query_row(params![pack.save.0, pack.index], |row| row.get(0))
+        .optional()?;
+    tx.prepare_cached("UPDATE packs SET state = 2 WHERE id = ?")?.execute([id])?;
+    tx.prepare_cached("DELETE FROM footers WHERE pack = ?")?.execute([id])?;
+    Ok(())
+}
+
+fn put_run(tx: &Transaction<'_>, name: &str, entry: &Entry) -> Result<i64> {
+    tx.prepare_cached("INSERT OR IGNORE INTO runs (name, created) VALUES (?, ?)")?
+        .execute(params![name, entry.time.0])?;
+    Ok(tx.prepare_cached("SELECT id FROM runs WHERE name = ?")?.query_row([name], |row| row.get(0))?)
+}
+
+fn put_metrics(tx: &Transaction<'_>, run: i64, slot: u64, metrics: &Metrics) -> Result<()> {
+    for (name, value) in metrics {
+        // SQLite keeps no NaN: NULL stands for it.
+        let value = Some(value.0).filter(|v| !v.is_nan());
+        let row = params![slot, name, run, value];
+        tx.prepare_cached("INSERT OR REPLACE INTO metrics (slot, name, run, value) VALUES (?, ?, ?, ?)")?
+            .execute(row)?;
+    }
+    Ok(())
+}
+
+fn put_tags(tx: &Transaction<'_>, run: i64, slot: u64, tags: &[String]) -> Result<()> {
+    for tag in tags {
+        tx.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)")?.execute(params![run, tag, slot])?;
+    }
+    Ok(())
+}
+
+fn put_packs(tx: &Transaction<'_>, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
+    let mut refs = Vec::with_capacity(new.len());
+    for pack in new {
+        let row = params![save.0, pack.index, pack.bytes, pack.footer.0];
+        let sql = "INSERT INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, 0)";
+        refs.push(tx.prepare_cached(sql)?.insert(row)?);
+    }
+    Ok(refs)
+}
+
+/// The complete set of packs, own ones included, that an entry says a checkpoint needs.
+fn put_needed(tx: &Transaction<'_>, entry: &Entry, new: &[NewPack], needs: &Needs) -> Result<BTreeSet<PackRef>> {
+    let mut set = match needs.base {
+        Some(slot) => live_set(tx, slot)?.ok_or_else(|| unknown(entry, slot))?,
+        None => BTreeSet::new(),
+    };
+    for &pack in &needs.minus {
+        set.remove(&pack_ref(tx, entry, pack)?);
+    }
+    for &pack in &needs.plus {
+        set.insert(pack_ref(tx, entry, pack)?);
+    }
+    set.extend(put_packs(tx, entry.save, new)?);
+    Ok(set)
+}
+
+fn pack_ref(tx: &Transaction<'_>, entry: &Entry, pack: PackId) -> Result<PackRef> {
+    tx.prepare_cached("SELECT id FROM packs WHERE save = ? AND number = ?")?
+        .query_row(params![pack.save.0, pack.index], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| {
+            Error::damaged(
+                Key::entry(entry.slot).as_str(),
+                format!("it speaks of pack {pack}, which the log does not know"),
+            )
+        })
+}
+
+fn live_set(tx: &Transaction<'_>, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
+    let set: Option<Vec<u8>> = tx
+        .prepare_cached("SELECT packs FROM checkpoints WHERE slot = ? AND status < 2")?
+        .query_row([slot], |row| row.get(0))
+        .optional()?;
+    set.map(|set| packs::decode_set(&set)).transpose()
+}
+
+fn count(tx: &Transaction<'_>, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
+    let mut statement = tx.prepare_cached("UPDATE packs SET refs = refs + ?, suspect = suspect OR ? WHERE id = ?")?;
+    for pack in set {
+        statement.execute(params![by, by < 0, pack])?;
+    }
+    Ok(())
+}
+
+fn run_of(tx: &Transaction<'_>, entry: &Entry, slot: u64) -> Result<i64> {
+    tx.prepare_cached("SELECT run FROM checkpoints WHERE slot = ?")?
+        .query_row([slot], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| unknown(entry, slot))
+}
+
+fn unknown(entry: &Entry, slot: u64) -> Error {
+    Error::damaged(Key::entry(entry.slot).as_str(), format!("it speaks of a checkpoint in slot {slot}, which is none"))
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("plain fields always have a JSON form")
+}

@@ -1,0 +1,187 @@
+//! Packs: what the log says of them, their footers, and the sets that checkpoints need.
+
+use std::collections::BTreeSet;
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::fold::PackRef;
+use super::{Catalog, broken};
+use crate::error::Result;
+use crate::id::{Hash, PackId, SaveId};
+use crate::wire::{Reader, Write};
+
+/// What the log says of a pack.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PackRow {
+    /// Its row in this catalog.
+    pub(crate) row: i64,
+    /// Its name.
+    pub pack: PackId,
+    /// Its length.
+    pub bytes: u64,
+    /// The hash of its footer.
+    pub footer: Hash,
+    /// How many checkpoints that are not forgotten need it.
+    pub refs: u64,
+    /// Where it stands.
+    pub state: PackState,
+}
+
+/// Where a pack stands between its commit and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackState {
+    /// It may be used.
+    Live,
+    /// It will be deleted; nothing may use it any more.
+    Condemned,
+    /// It is gone.
+    Swept,
+}
+
+const COLUMNS: &str = "id, save, number, bytes, footer, refs, state";
+
+fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
+    Ok(PackRow {
+        row: row.get(0)?,
+        pack: PackId { save: SaveId(row.get(1)?), index: row.get(2)? },
+        bytes: row.get(3)?,
+        footer: Hash(row.get(4)?),
+        refs: row.get(5)?,
+        state: match row.get(6)? {
+            0 => PackState::Live,
+            1 => PackState::Condemned,
+            2 => PackState::Swept,
+            other => return Err(rusqlite::Error::IntegralValueOutOfRange(6, other)),
+        },
+    })
+}
+
+impl Catalog {
+    /// What the log says of this pack.
+    pub fn pack(&self, pack: PackId) -> Result<Option<PackRow>> {
+        let sql = format!("SELECT {COLUMNS} FROM packs WHERE save = ? AND number = ?");
+        Ok(self.db.prepare_cached(&sql)?.query_row(params![pack.save.0, pack.index], pack_row).optional()?)
+    }
+
+    /// The packs that a checkpoint needs.
+    pub fn packs_of(&self, slot: u64) -> Result<Vec<PackRow>> {
+        let set: Option<Vec<u8>> = self
+            .db
+            .prepare_cached("SELECT packs FROM checkpoints WHERE slot = ?")?
+            .query_row([slot], |row| row.get(0))
+            .optional()?;
+        let sql = format!("SELECT {COLUMNS} FROM packs WHERE id = ?");
+        let mut statement = self.db.prepare_cached(&sql)?;
+        let mut packs = Vec::new();
+        for id in decode_set(&set.unwrap_or_default())? {
+            packs.push(statement.query_row([id], pack_row)?);
+        }
+        Ok(packs)
+    }
+
+    /// Every pack that was not swept.
+    pub fn packs(&self) -> Result<Vec<PackRow>> {
+        self.rows(&format!("SELECT {COLUMNS} FROM packs WHERE state < 2 ORDER BY id"), [], pack_row)
+    }
+
+    /// Live packs that no checkpoint needs, and condemned ones that were not swept.
+    pub fn collectable(&self) -> Result<Vec<PackRow>> {
+        self.rows(&format!("SELECT {COLUMNS} FROM packs WHERE refs = 0 AND state < 2"), [], pack_row)
+    }
+
+    /// Live packs that some checkpoint needs, and that lost a user since they were last looked through.
+    pub fn suspects(&self) -> Result<Vec<PackRow>> {
+        self.rows(
+            &format!("SELECT {COLUMNS} FROM packs WHERE suspect = 1 AND state = 0 AND refs > 0 ORDER BY id"),
+            [],
+            pack_row,
+        )
+    }
+
+    /// Notes that a pack was looked through and is worth keeping as it is.
+    pub fn set_checked(&self, pack: &PackRow) -> Result<()> {
+        self.db.prepare_cached("UPDATE packs SET suspect = 0 WHERE id = ?")?.execute([pack.row])?;
+        Ok(())
+    }
+
+    /// The slots of checkpoints, not forgotten, that need any of these packs, each with the packs that it needs.
+    pub fn users_of(&self, packs: &BTreeSet<i64>) -> Result<Vec<(u64, BTreeSet<i64>)>> {
+        let all = self.rows("SELECT slot, packs FROM checkpoints WHERE status < 2", [], |row| {
+            Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))
+        })?;
+        let mut users = Vec::new();
+        for (slot, set) in all {
+            let set = decode_set(&set)?;
+            if !set.is_disjoint(packs) {
+                users.push((slot, set));
+            }
+        }
+        Ok(users)
+    }
+
+    /// True if that save's packs may never be committed.
+    pub fn is_aborted(&self, save: SaveId) -> Result<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM aborted WHERE save = ?")?.exists([save.0])?)
+    }
+
+    /// True if the log has any pack.
+    pub fn has_packs(&self) -> Result<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM packs WHERE state = 0 LIMIT 1")?.exists([])?)
+    }
+
+    /// True if the log has packs of this save.
+    pub fn has_packs_of(&self, save: SaveId) -> Result<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM packs WHERE save = ?")?.exists([save.0])?)
+    }
+
+    /// A pack's footer, if it was kept here. Its hash is for the reader to check.
+    pub fn footer(&self, pack: &PackRow) -> Result<Option<Vec<u8>>> {
+        let mut statement = self.db.prepare_cached("SELECT bytes FROM footers WHERE pack = ?")?;
+        Ok(statement.query_row([pack.row], |row| row.get(0)).optional()?)
+    }
+
+    /// Keeps a pack's footer. A catalog that cannot be written does without.
+    pub fn put_footer(&self, pack: &PackRow, bytes: &[u8]) {
+        let put = || -> rusqlite::Result<usize> {
+            self.db.prepare_cached("INSERT OR REPLACE INTO footers VALUES (?, ?)")?.execute(params![pack.row, bytes])
+        };
+        let _ = put();
+    }
+}
+
+/// A set of packs as it stands in a row: the differences of the sorted ids.
+pub(super) fn encode_set(set: &BTreeSet<PackRef>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(2 * set.len());
+    let mut last = 0;
+    for &id in set {
+        out.put_varint((id - last) as u64);
+        last = id;
+    }
+    out
+}
+
+pub(super) fn decode_set(bytes: &[u8]) -> Result<BTreeSet<PackRef>> {
+    let mut from = Reader::new(bytes);
+    let mut set = BTreeSet::new();
+    let mut last = 0i64;
+    while from.left() > 0 {
+        let step = from.varint().map_err(|e| broken(&e.0))?;
+        last = i64::try_from(step).ok().and_then(|step| last.checked_add(step)).ok_or_else(|| broken("a pack id"))?;
+        set.insert(last);
+    }
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_set_comes_back(set: BTreeSet<u32>) {
+            let set: BTreeSet<PackRef> = set.into_iter().map(|id| i64::from(id) + 1).collect();
+            prop_assert_eq!(decode_set(&encode_set(&set)).unwrap(), set);
+        }
+    }
+}

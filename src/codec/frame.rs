@@ -1,0 +1,85 @@
+//! One zstd frame out of bytes of a known length, and back.
+//!
+//! Frames are written and read in one piece: the reader needs no window of its own, whatever window a frame asks for,
+//! and never looks past the bytes it was given. The frame always ends where its slice ends, and says the length that the
+//! reader expects; two frames in a row, a skippable frame or another length are refused before anything is decoded.
+
+use ::zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ParamSwitch};
+
+use super::CodecError;
+use super::scratch::at_least;
+
+/// The fastest that zstd has. It steps over so much between two looks for a match that hardly more than its Huffman stage
+/// is left, which is what the planes want.
+const NO_MATCHES: i32 = -131_072;
+
+const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+
+/// Writes frames at one level.
+pub(super) struct Compressor {
+    context: CCtx<'static>,
+    frame: Vec<u8>,
+}
+
+impl Compressor {
+    /// Codes symbols by how often they occur.
+    pub(super) fn of_entropy() -> Compressor {
+        Compressor::of_level(NO_MATCHES)
+    }
+
+    /// Finds repetitions as well.
+    pub(super) fn of_matches() -> Compressor {
+        Compressor::of_level(1)
+    }
+
+    fn of_level(level: i32) -> Compressor {
+        let mut context = CCtx::create();
+        // Below level 0 zstd would leave literals as they are if not told otherwise.
+        let literals = CParameter::LiteralCompressionMode(ParamSwitch::Enable);
+        for parameter in [CParameter::CompressionLevel(level), literals] {
+            context.set_parameter(parameter).expect("zstd has this parameter");
+        }
+        Compressor { context, frame: Vec::new() }
+    }
+
+    /// The frame of `bytes`, valid until the next call.
+    pub(super) fn compress(&mut self, bytes: &[u8]) -> &[u8] {
+        // Always the whole bound: a tighter buffer could change what is written into it.
+        let frame = at_least(&mut self.frame, zstd_safe::compress_bound(bytes.len()));
+        let len = self.context.compress2(frame, bytes).expect("a frame within zstd's own bound");
+        &frame[..len]
+    }
+}
+
+/// Reads frames.
+pub(super) struct Decompressor {
+    context: DCtx<'static>,
+}
+
+impl Decompressor {
+    pub(super) fn new() -> Decompressor {
+        Decompressor { context: DCtx::create() }
+    }
+
+    /// Decodes the one frame that `frame` is into all of `out`.
+    pub(super) fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+        if !frame.starts_with(&MAGIC) {
+            return Err(CodecError("not a zstd frame"));
+        }
+        if zstd_safe::find_frame_compressed_size(frame).map_err(zstd_says)? != frame.len() {
+            return Err(CodecError("bytes behind a zstd frame"));
+        }
+        match zstd_safe::get_frame_content_size(frame) {
+            Ok(Some(len)) if len == out.len() as u64 => {}
+            _ => return Err(CodecError("a zstd frame of another length than its contents")),
+        }
+        match self.context.decompress(out, frame).map_err(zstd_says)? {
+            len if len == out.len() => Ok(()),
+            _ => Err(CodecError("a zstd frame that ends too soon")),
+        }
+    }
+}
+
+fn zstd_says(code: usize) -> CodecError {
+    CodecError(zstd_safe::get_error_name(code))
+}

@@ -1,0 +1,51 @@
+//! What the codecs keep between calls, so that a chunk costs no allocation.
+//!
+//! Nothing in here carries meaning from one call to the next: buffers are overwritten before they are read, and a zstd
+//! context begins each frame afresh.
+
+use std::fmt;
+
+use super::frame::{Compressor, Decompressor};
+
+/// Buffers and zstd contexts for one thread.
+pub struct Scratch {
+    /// Codes symbols by how often they occur, and looks for nothing else.
+    pub(super) entropy: Compressor,
+    /// Looks for repetitions too.
+    pub(super) matches: Compressor,
+    pub(super) frames: Decompressor,
+    /// Planes between the transposition and the coder.
+    pub(super) planes: Vec<u8>,
+}
+
+impl Scratch {
+    /// Empty; it grows to what the largest chunk needs.
+    pub fn new() -> Scratch {
+        Scratch {
+            entropy: Compressor::of_entropy(),
+            matches: Compressor::of_matches(),
+            frames: Decompressor::new(),
+            planes: Vec::new(),
+        }
+    }
+}
+
+impl Default for Scratch {
+    fn default() -> Scratch {
+        Scratch::new()
+    }
+}
+
+impl fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+/// The first `len` bytes of a buffer that never shrinks. They hold whatever was there.
+pub(super) fn at_least(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    if buffer.len() < len {
+        buffer.resize(len, 0);
+    }
+    &mut buffer[..len]
+}

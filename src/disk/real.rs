@@ -1,0 +1,144 @@
+//! The operating system's file system.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::fs::{FlockOperation, OFlags};
+
+use super::{Disk, DiskFile, Lock, Name};
+use crate::env::Time;
+use crate::format::config::Shared;
+
+/// Files of the operating system, with the modes that the store's description asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealDisk {
+    shared: Option<Shared>,
+}
+
+impl RealDisk {
+    /// Files whose modes follow the umask and the folder, or are fixed.
+    pub fn new(shared: Option<Shared>) -> RealDisk {
+        RealDisk { shared }
+    }
+
+    fn file_mode(&self) -> Option<u32> {
+        self.shared.map(|shared| match shared {
+            Shared::Group => 0o660,
+            Shared::Private => 0o600,
+        })
+    }
+
+    fn folder_mode(&self) -> Option<u32> {
+        self.shared.map(|shared| match shared {
+            Shared::Group => 0o2770,
+            Shared::Private => 0o700,
+        })
+    }
+}
+
+const NO_FOLLOW: i32 = OFlags::NOFOLLOW.bits() as i32;
+
+impl Disk for RealDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).custom_flags(NO_FOLLOW);
+        // Never wider than asked for, not even for a moment.
+        let file = options.mode(self.file_mode().unwrap_or(0o666)).open(path)?;
+        if let Some(mode) = self.file_mode() {
+            file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        }
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path)?)))
+    }
+
+    fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(RealFile(OpenOptions::new().append(true).custom_flags(NO_FOLLOW).open(path)?)))
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn make_folder(&self, path: &Path) -> io::Result<()> {
+        std::fs::DirBuilder::new().mode(self.folder_mode().unwrap_or(0o777)).create(path)?;
+        match self.folder_mode() {
+            Some(mode) => std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)),
+            None => Ok(()),
+        }
+    }
+
+    fn remove_folder(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
+    fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<Name>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            // A name may vanish between the listing and the look at it.
+            match entry.metadata() {
+                Ok(meta) => names.push(Name {
+                    name: entry.file_name().to_string_lossy().into_owned(),
+                    folder: meta.is_dir(),
+                    bytes: meta.len(),
+                    modified: Time(meta.mtime().saturating_mul(1_000_000_000)),
+                }),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(names)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
+        let file = options.mode(self.file_mode().unwrap_or(0o666)).open(path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RealFile(File);
+
+impl DiskFile for RealFile {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+}
+
+#[derive(Debug)]
+struct RealLock {
+    _file: File,
+}
+
+impl Lock for RealLock {}

@@ -1,0 +1,46 @@
+//! Condemning what nobody needs, and deleting what was condemned.
+
+use super::{GcReport, PER_ENTRY, is_live};
+use crate::catalog::{PackRow, PackState};
+use crate::error::Result;
+use crate::format::entry::{Body, Condemn, Swept};
+use crate::id::{PackId, SaveId};
+use crate::store::Store;
+
+impl Store {
+    /// Condemns the live packs that no checkpoint needs.
+    pub(super) fn condemn_unneeded(&self) -> Result<()> {
+        loop {
+            let mut more = false;
+            let written = self.append(SaveId::default(), 0, |catalog| {
+                let unneeded: Vec<PackId> =
+                    catalog.collectable()?.iter().filter(|pack| is_live(pack)).map(|pack| pack.pack).collect();
+                more = unneeded.len() > PER_ENTRY;
+                let packs: Vec<PackId> = unneeded.into_iter().take(PER_ENTRY).collect();
+                Ok((!packs.is_empty()).then_some(Body::Condemn(Condemn { packs })))
+            })?;
+            if written.is_none() || !more {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes condemned packs. Nobody may use them any more, and a reader that still does loses a checkpoint that was
+    /// forgotten, or looks again and finds the pack that took its place.
+    pub(super) fn sweep(&self, report: &mut GcReport) -> Result<()> {
+        let condemned: Vec<PackRow> =
+            self.catalog().collectable()?.into_iter().filter(|pack| pack.state == PackState::Condemned).collect();
+        for packs in condemned.chunks(PER_ENTRY) {
+            for pack in packs {
+                self.check_stop()?;
+                self.backend().delete_pack(pack.pack)?;
+                report.packs_deleted += 1;
+                report.bytes_freed += pack.bytes as i64;
+            }
+            let packs: Vec<PackId> = packs.iter().map(|pack| pack.pack).collect();
+            self.backend().sync_deletions(&packs)?;
+            self.append(SaveId::default(), 0, |_| Ok(Some(Body::Swept(Swept { packs: packs.clone() }))))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,76 @@
+//! Dropping components of checkpoints that stay: a new manifest root without their blocks.
+
+use super::{Deadline, GcVerdict};
+use crate::catalog::CheckpointRow;
+use crate::error::Result;
+use crate::format::entry::{Amend, Body};
+use crate::id::{ChunkId, PackId, SaveId};
+use crate::save::{Manifest, encode_frame, needs_from};
+use crate::store::{FrameInfo, PackWriter, Store};
+use crate::tensor::Layout;
+
+impl Store {
+    /// Drops what the verdicts say; returns the packs that lost a user of some of their chunks.
+    pub(super) fn thin(&self, verdicts: &[GcVerdict], deadline: Deadline) -> Result<Vec<PackId>> {
+        let mut touched = Vec::new();
+        for verdict in verdicts.iter().filter(|verdict| !verdict.goes() && !verdict.thin.is_empty()) {
+            if deadline.passed() {
+                break;
+            }
+            self.check_stop()?;
+            touched.extend(self.drop_components(&verdict.checkpoint, &verdict.thin)?);
+        }
+        Ok(touched)
+    }
+
+    fn drop_components(&self, row: &CheckpointRow, names: &[String]) -> Result<Vec<PackId>> {
+        let mut manifest = Manifest::open(self, row.clone())?;
+        let before: Vec<PackId> = manifest.chunks.packs().iter().map(|pack| pack.pack).collect();
+        let old = manifest.row.manifest;
+        for (name, blocks) in manifest.schema.components.iter().zip(&mut manifest.root.components) {
+            if names.contains(name) {
+                *blocks = None;
+            }
+        }
+        // The old root is part of what is needed until the new one takes its place: keep it out of the count.
+        let root = manifest.root.encode();
+        let save = SaveId(self.env().random());
+        let mut packs = PackWriter::new(self, save);
+        let id = ChunkId::of(&root);
+        let mut frame = Vec::new();
+        let codec = encode_frame(&root, Layout::Bytes, &mut Default::default(), &mut Vec::new(), &mut frame)?;
+        packs
+            .put(FrameInfo { chunk: id, chunk_bytes: root.len() as u32, codec, depth: 0, bases: Vec::new() }, &frame)?;
+
+        let stored = crate::format::manifest::Stored { id, recipe: false, bytes: root.len() as u64 };
+        let kept: Vec<ChunkId> = manifest.all_chunks()?.into_iter().filter(|&chunk| chunk != old.id).collect();
+        let needs = manifest.chunks.packs_for(kept)?;
+        let mut amend = Amend {
+            slot: row.slot,
+            manifest: stored,
+            packs: Vec::new(),
+            needs: Default::default(),
+            dropped: names.to_vec(),
+            rule: "policy".into(),
+        };
+        let published = packs.publish(&Body::Amend(amend.clone()).encode())?;
+        amend.packs = published.packs.clone();
+        let written = self.append(save, 0, |catalog| {
+            // Only the checkpoint that was looked at: anything else is planned again next time.
+            let Some(now) = catalog.checkpoint(row.slot)?.filter(|now| now.manifest == old) else { return Ok(None) };
+            if needs
+                .iter()
+                .map(|&pack| catalog.pack(pack))
+                .any(|pack| !matches!(pack, Ok(Some(pack)) if super::is_live(&pack)))
+            {
+                return Ok(None);
+            }
+            amend.needs = needs_from(catalog, Some(&now), &needs)?;
+            Ok(Some(Body::Amend(amend.clone())))
+        })?;
+        if written.is_some() {
+            published.committed();
+        }
+        Ok(before)
+    }
+}

@@ -1,0 +1,162 @@
+//! Where the bytes of a save are cut, and in which order they are worked on.
+//!
+//! A [`Cutter`] goes through the parts of a save, one after the other, and hands out pieces: chunks to be. Pieces whose
+//! bounds are known beforehand are read by the worker that hashes them; those that the content decides are read here.
+
+use super::ingest::Bytes;
+use crate::chunk;
+use crate::error::Result;
+use crate::format::manifest::{Recipe, Stored};
+use crate::id::ChunkId;
+use crate::store::{ChunkTool, PackSet};
+use crate::tensor::Layout;
+
+/// A byte string of a save: a tensor, a header, a side file.
+#[derive(Debug)]
+pub(super) struct Part<'a> {
+    pub(super) bytes: &'a Bytes<'a>,
+    pub(super) offset: u64,
+    pub(super) length: u64,
+    pub(super) layout: Layout,
+    /// Its counterpart in the reference, and whether that has the same shape.
+    pub(super) counterpart: Option<(Stored, bool)>,
+    /// Which component it belongs to; 0 for what belongs to none.
+    pub(super) group: usize,
+}
+
+/// A chunk to be.
+#[derive(Debug)]
+pub(super) struct Piece {
+    pub(super) part: usize,
+    /// The last of its part.
+    pub(super) last: bool,
+    pub(super) offset: u64,
+    pub(super) length: u32,
+    /// The chunk at the same place of the counterpart.
+    pub(super) expected: Option<ChunkId>,
+    /// Its bytes, if they were read to find its end.
+    pub(super) bytes: Option<Vec<u8>>,
+}
+
+/// Hands out the pieces of all parts.
+pub(super) struct Cutter<'a> {
+    parts: &'a [Part<'a>],
+    chunks: Option<&'a PackSet>,
+    tool: ChunkTool,
+    part: usize,
+    /// Bytes of the part that were handed out.
+    done: u64,
+    cuts: Cuts,
+    window: Vec<u8>,
+}
+
+/// How the rest of a part is cut.
+enum Cuts {
+    /// Not decided yet.
+    Unknown,
+    /// At the bounds of these chunks, from the given one on.
+    Fixed(Vec<(ChunkId, u32)>, usize),
+    /// At these chunks, then by content up to the given place, then at the others.
+    Ends { front: Vec<(ChunkId, u32)>, next: usize, middle_end: u64, back: Vec<(ChunkId, u32)> },
+}
+
+impl<'a> Cutter<'a> {
+    pub(super) fn new(parts: &'a [Part<'a>], chunks: Option<&'a PackSet>) -> Cutter<'a> {
+        Cutter { parts, chunks, tool: ChunkTool::default(), part: 0, done: 0, cuts: Cuts::Unknown, window: Vec::new() }
+    }
+
+    /// The next piece, or `None` after the last. A part without bytes has one piece of length 0.
+    pub(super) fn next(&mut self) -> Result<Option<Piece>> {
+        let Some(part) = self.parts.get(self.part) else { return Ok(None) };
+        if matches!(self.cuts, Cuts::Unknown) {
+            self.cuts = self.cuts_of(part)?;
+        }
+        let (length, expected, bytes) = self.length_of_next(part)?;
+        let (number, offset) = (self.part, part.offset + self.done);
+        self.done += u64::from(length);
+        let last = self.done == part.length;
+        if last {
+            self.part += 1;
+            self.done = 0;
+            self.cuts = Cuts::Unknown;
+            self.window.clear();
+        }
+        Ok(Some(Piece { part: number, last, offset, length, expected, bytes }))
+    }
+
+    fn length_of_next(&mut self, part: &Part<'_>) -> Result<(u32, Option<ChunkId>, Option<Vec<u8>>)> {
+        let left = part.length - self.done;
+        let fixed = match &mut self.cuts {
+            Cuts::Fixed(chunks, next) => {
+                *next += 1;
+                chunks.get(*next - 1)
+            }
+            Cuts::Ends { front, next, middle_end, back } => {
+                let in_middle = *next == front.len() && self.done < *middle_end;
+                let number = *next;
+                *next += usize::from(!in_middle);
+                if in_middle { None } else { front.get(number).or_else(|| back.get(number.wrapping_sub(front.len()))) }
+            }
+            Cuts::Unknown => None,
+        };
+        if let Some(&(id, length)) = fixed {
+            return Ok((length, Some(id), None));
+        }
+        if left <= chunk::MIN as u64 {
+            return Ok((left as u32, None, None));
+        }
+        let end = match &self.cuts {
+            Cuts::Ends { middle_end, .. } => *middle_end,
+            _ => part.length,
+        };
+        self.cut_by_content(part, end)
+    }
+
+    fn cut_by_content(&mut self, part: &Part<'_>, end: u64) -> Result<(u32, Option<ChunkId>, Option<Vec<u8>>)> {
+        let cutter = chunk::Cutter::new(part.layout.width());
+        let left = end - self.done;
+        let wanted = left.min(chunk::MAX as u64) as usize;
+        let start = part.offset + self.done;
+        if let Some(slice) = part.bytes.slice() {
+            let window = &slice[start as usize..start as usize + wanted];
+            return Ok((cutter.next(window, wanted as u64 == left) as u32, None, None));
+        }
+        let have = self.window.len();
+        if have < wanted {
+            self.window.resize(wanted, 0);
+            part.bytes.read_exact_at(&mut self.window[have..], start + have as u64)?;
+        }
+        let length = cutter.next(&self.window[..wanted], wanted as u64 == left);
+        let rest = self.window.split_off(length);
+        let bytes = std::mem::replace(&mut self.window, rest);
+        Ok((length as u32, None, Some(bytes)))
+    }
+
+    fn cuts_of(&mut self, part: &Part<'_>) -> Result<Cuts> {
+        let by_content = Cuts::Fixed(Vec::new(), 0);
+        let (Some((stored, same_shape)), Some(chunks)) = (part.counterpart, self.chunks) else { return Ok(by_content) };
+        // A counterpart that cannot be read is no help; the save does not depend on it.
+        let Ok(Recipe(theirs)) = chunks.recipe(&stored, &mut self.tool) else { return Ok(by_content) };
+        if stored.bytes == part.length && same_shape {
+            return Ok(Cuts::Fixed(theirs, 0));
+        }
+        if part.length <= chunk::MIN as u64 || theirs.is_empty() {
+            return Ok(by_content);
+        }
+        let id_at = |offset: u64, length: usize| -> Result<ChunkId> {
+            let mut bytes = vec![0; length];
+            part.bytes.read_exact_at(&mut bytes, part.offset + offset)?;
+            Ok(ChunkId::of(&bytes))
+        };
+        let front = chunk::match_front(&id_at, &theirs, part.length)?;
+        let front_bytes = length_of(&theirs[..front]);
+        let back = chunk::match_back(&id_at, &theirs[front..], part.length - front_bytes, part.length)?;
+        let back = theirs[theirs.len() - back..].to_vec();
+        let middle_end = part.length - length_of(&back);
+        Ok(Cuts::Ends { front: theirs[..front].to_vec(), next: 0, middle_end, back })
+    }
+}
+
+fn length_of(chunks: &[(ChunkId, u32)]) -> u64 {
+    chunks.iter().map(|(_, length)| u64::from(*length)).sum()
+}

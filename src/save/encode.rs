@@ -1,0 +1,168 @@
+//! From a piece of input to a frame: read, hash, compare, encode, decode again, compare.
+//!
+//! Bytes are read once. They are hashed while they are warm, and only a chunk that is nowhere yet is encoded; what was
+//! encoded is decoded again before anyone relies on it.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use super::cut::{Part, Piece};
+use super::ingest::Bytes;
+use crate::catalog::PackRow;
+use crate::codec::{self, CodecId, Input, Scratch};
+use crate::error::{Error, Result};
+use crate::format::pack;
+use crate::id::ChunkId;
+use crate::store::{Lookup, PackSet};
+use crate::tensor::Layout;
+
+/// Input is read and hashed in steps of this size: small enough to stay in a core's own cache in between.
+const STEP_BYTES: usize = 128 << 10;
+/// Frames that wait for reuse, at most.
+const SPARE_MAX: usize = 64;
+
+/// What became of a piece.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) part: usize,
+    pub(super) last: bool,
+    pub(super) chunk: ChunkId,
+    pub(super) length: u32,
+    pub(super) outcome: Outcome,
+}
+
+/// Where its chunk is.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// In the reference, at the same place.
+    Unchanged,
+    /// In the reference, elsewhere, or earlier in this save.
+    Known,
+    /// In another pack of the store.
+    Elsewhere(PackRow),
+    /// Here.
+    New(CodecId, Vec<u8>),
+}
+
+/// What all workers look at.
+pub(super) struct Shared<'a> {
+    pub(super) parts: &'a [Part<'a>],
+    pub(super) reference: Option<&'a PackSet>,
+    pub(super) lookup: Option<&'a Lookup>,
+    /// Chunks of this save that are in its packs already.
+    pub(super) written: Mutex<HashSet<ChunkId>>,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+/// What each worker has for itself.
+#[derive(Default)]
+pub(super) struct Worker {
+    input: Vec<u8>,
+    check: Vec<u8>,
+    scratch: Scratch,
+}
+
+impl<'a> Shared<'a> {
+    pub(super) fn new(parts: &'a [Part<'a>], reference: Option<&'a PackSet>, lookup: Option<&'a Lookup>) -> Shared<'a> {
+        Shared { parts, reference, lookup, written: Mutex::default(), spare: Mutex::default() }
+    }
+
+    /// Takes back the buffer of a frame that was written.
+    pub(super) fn recycle(&self, mut frame: Vec<u8>) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_MAX {
+            frame.clear();
+            spare.push(frame);
+        }
+    }
+
+    /// True if the chunk is in this save's packs already; if not, it is from now on.
+    pub(super) fn claim(&self, chunk: ChunkId) -> bool {
+        !self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk)
+    }
+
+    fn is_written(&self, chunk: ChunkId) -> bool {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).contains(&chunk)
+    }
+
+    pub(super) fn work(&self, worker: &mut Worker, piece: Piece) -> Result<Done> {
+        let part = &self.parts[piece.part];
+        let Worker { input, check, scratch } = worker;
+        let (chunk, bytes) = match &piece.bytes {
+            Some(bytes) => (ChunkId::of(bytes), &bytes[..]),
+            None => read_and_hash(part.bytes, piece.offset, piece.length as usize, input)?,
+        };
+        let outcome = self.place(chunk, bytes, piece.expected, part.layout, check, scratch)?;
+        Ok(Done { part: piece.part, last: piece.last, chunk, length: piece.length, outcome })
+    }
+
+    /// Looks for the chunk, from the cheapest place to the dearest, and encodes it if it is nowhere.
+    fn place(
+        &self,
+        chunk: ChunkId,
+        bytes: &[u8],
+        expected: Option<ChunkId>,
+        layout: Layout,
+        check: &mut Vec<u8>,
+        scratch: &mut Scratch,
+    ) -> Result<Outcome> {
+        if expected == Some(chunk) {
+            return Ok(Outcome::Unchanged);
+        }
+        if bytes.is_empty() || self.reference.is_some_and(|set| set.contains(chunk)) || self.is_written(chunk) {
+            return Ok(Outcome::Known);
+        }
+        if let Some(lookup) = self.lookup
+            && let Some(pack) = lookup.find(chunk, bytes.len() as u32)?
+        {
+            return Ok(Outcome::Elsewhere(pack));
+        }
+        let mut frame = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let codec = encode_frame(bytes, layout, scratch, check, &mut frame)?;
+        Ok(Outcome::New(codec, frame))
+    }
+}
+
+/// Appends the frame of a chunk without a base, and makes sure that it can be decoded.
+pub(crate) fn encode_frame(
+    bytes: &[u8],
+    layout: Layout,
+    scratch: &mut Scratch,
+    check: &mut Vec<u8>,
+    frame: &mut Vec<u8>,
+) -> Result<CodecId> {
+    // The codec is not known yet; it takes one byte whatever it is.
+    pack::put_frame_head(frame, CodecId(0), 0, &[]);
+    let head = frame.len();
+    let codec = codec::encode(Input { bytes, layout, base: None }, scratch, frame);
+    frame[0] = codec.0;
+    check.resize(bytes.len(), 0);
+    let decoded = codec::decode(codec, &frame[head..], None, scratch, check);
+    if decoded.is_err() || check != bytes {
+        return Err(Error::Bug(format!("codec {} does not give back what it was given", codec.0)));
+    }
+    Ok(codec)
+}
+
+fn read_and_hash<'b>(
+    from: &'b Bytes<'_>,
+    offset: u64,
+    length: usize,
+    buffer: &'b mut Vec<u8>,
+) -> Result<(ChunkId, &'b [u8])> {
+    if let Some(slice) = from.slice() {
+        let start = offset as usize;
+        let bytes = slice.get(start..start + length).ok_or_else(|| Error::Bug("a piece outside its input".into()))?;
+        return Ok((ChunkId::of(bytes), bytes));
+    }
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let bytes = &mut buffer[..length];
+    let mut hasher = blake3::Hasher::new();
+    for (n, step) in bytes.chunks_mut(STEP_BYTES).enumerate() {
+        from.read_exact_at(step, offset + (n * STEP_BYTES) as u64)?;
+        hasher.update(step);
+    }
+    Ok((ChunkId(*hasher.finalize().as_bytes()), bytes))
+}

@@ -1,0 +1,310 @@
+//! What is to be saved: files, folders or tensors in memory, looked at but not read.
+//!
+//! Input files are not the store's: they are opened here, read by position, and looked at again at the end, so that one that
+//! changes or shrinks meanwhile is an error and not a checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Error, Result};
+use crate::format::{names, safetensors};
+use crate::tensor::{Layout, TensorMeta};
+
+/// The name under which a single file is kept.
+pub(crate) const SINGLE_FILE: &str = "checkpoint.safetensors";
+/// Folders in folders, at most.
+const NESTING_MAX: usize = 16;
+
+/// What a save takes.
+#[derive(Debug, Default)]
+pub struct Inputs<'a> {
+    pub(super) folder: bool,
+    pub(super) files: Vec<InputFile<'a>>,
+    pub(super) tensors: Vec<InputTensor>,
+    pub(super) side_files: Vec<(String, Bytes<'a>)>,
+}
+
+/// A safetensors file, or tensors from memory.
+#[derive(Debug)]
+pub(super) struct InputFile<'a> {
+    pub(super) name: String,
+    /// The first bytes of the file, up to its first tensor.
+    pub(super) header: Option<Vec<u8>>,
+    pub(super) bytes: Vec<Bytes<'a>>,
+}
+
+/// A tensor and where its bytes are.
+#[derive(Debug)]
+pub(super) struct InputTensor {
+    pub(super) component: String,
+    pub(super) file: u32,
+    pub(super) meta: TensorMeta,
+    /// Which of the file's sources, and where in it.
+    pub(super) source: usize,
+    pub(super) offset: u64,
+}
+
+/// A tensor in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryTensor<'a> {
+    /// Name, type and shape.
+    pub meta: TensorMeta,
+    /// Its bytes, little-endian and without gaps.
+    pub bytes: &'a [u8],
+}
+
+/// Where bytes come from.
+#[derive(Debug)]
+pub(super) enum Bytes<'a> {
+    Memory(&'a [u8]),
+    Owned(Vec<u8>),
+    Mapped(memmap2::Mmap),
+    File(OpenFile),
+}
+
+/// An input file, and what it looked like when it was opened.
+#[derive(Debug)]
+pub(super) struct OpenFile {
+    path: PathBuf,
+    file: File,
+    stamp: Stamp,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Stamp {
+    bytes: u64,
+    inode: u64,
+    modified: (i64, i64),
+}
+
+impl<'a> Inputs<'a> {
+    /// Files and folders. `COMPONENT` may be given with each; otherwise a tensor's component is the first part of its name.
+    /// One file alone comes back as a file, anything else as a folder. `mapped` vouches that the files do not change.
+    pub fn paths(paths: &[(Option<String>, PathBuf)], mapped: bool) -> Result<Inputs<'a>> {
+        let mut inputs = Inputs { folder: paths.len() > 1, ..Inputs::default() };
+        for (component, path) in paths {
+            if let Some(component) = component {
+                names::check_component(component)?;
+            }
+            let meta = std::fs::metadata(path).context("read", path)?;
+            if meta.is_dir() {
+                inputs.folder = true;
+                inputs.add_folder(path, component.as_deref(), mapped)?;
+            } else {
+                let name = if paths.len() == 1 { SINGLE_FILE.to_string() } else { file_name(path)? };
+                inputs.add_safetensors(path, name, component.as_deref(), mapped)?;
+            }
+        }
+        inputs.check()
+    }
+
+    /// Tensors in memory, each with its component or, for `None`, the first part of its name.
+    pub fn tensors(tensors: Vec<(Option<String>, MemoryTensor<'a>)>) -> Result<Inputs<'a>> {
+        let mut bytes = Vec::with_capacity(tensors.len());
+        let mut inputs = Inputs::default();
+        for (source, (component, tensor)) in tensors.into_iter().enumerate() {
+            let name = names::printable(&tensor.meta.name).into_owned();
+            names::check_tensor(&tensor.meta.name)?;
+            let expected = TensorMeta::expected_bytes(&tensor.meta.dtype, &tensor.meta.shape);
+            let given = tensor.bytes.len() as u64;
+            if tensor.meta.bytes != given || expected.is_some_and(|expected| expected != given) {
+                return Err(Error::invalid(
+                    format!("tensor {name}"),
+                    format!("{given} bytes do not fit its type and shape"),
+                ));
+            }
+            bytes.push(Bytes::Memory(tensor.bytes));
+            let component = component.unwrap_or_else(|| names::component_of(&tensor.meta.name).to_string());
+            names::check_component(&component)?;
+            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0 });
+        }
+        inputs.files.push(InputFile { name: SINGLE_FILE.into(), header: None, bytes });
+        inputs.check()
+    }
+
+    /// Adds files that are kept as they are, under their names.
+    pub fn with_side_files(mut self, paths: &[PathBuf]) -> Result<Inputs<'a>> {
+        for path in paths {
+            self.side_files.push((file_name(path)?, Bytes::open(path, false)?));
+        }
+        self.check()
+    }
+
+    /// Adds bytes that are kept as a side file.
+    pub fn with_side_bytes(mut self, name: &str, bytes: Vec<u8>) -> Result<Inputs<'a>> {
+        self.side_files.push((name.to_string(), Bytes::Owned(bytes)));
+        self.check()
+    }
+
+    /// The sum of all bytes.
+    pub fn raw_bytes(&self) -> u64 {
+        let headers = self.files.iter().filter_map(|file| file.header.as_ref()).map(|header| header.len() as u64);
+        let tensors = self.tensors.iter().map(|tensor| tensor.meta.bytes);
+        headers.chain(tensors).chain(self.side_files.iter().map(|(_, bytes)| bytes.len())).sum()
+    }
+
+    /// Every file is still what it was when it was opened.
+    pub(super) fn check_unchanged(&self) -> Result<()> {
+        let all = self.files.iter().flat_map(|file| &file.bytes).chain(self.side_files.iter().map(|(_, bytes)| bytes));
+        all.map(Bytes::check_unchanged).collect()
+    }
+
+    fn add_folder(&mut self, root: &Path, component: Option<&str>, mapped: bool) -> Result<()> {
+        for (name, path) in files_below(root)? {
+            if name.ends_with(".safetensors") {
+                self.add_safetensors(&path, name, component, mapped)?;
+            } else {
+                self.side_files.push((name, Bytes::open(&path, mapped)?));
+            }
+        }
+        if self.files.is_empty() {
+            return Err(Error::invalid(root.display().to_string(), "no .safetensors file in this folder"));
+        }
+        Ok(())
+    }
+
+    fn add_safetensors(&mut self, path: &Path, name: String, component: Option<&str>, mapped: bool) -> Result<()> {
+        let what = path.display().to_string();
+        let bytes = Bytes::open(path, mapped)?;
+        if bytes.len() < 8 {
+            return Err(Error::invalid(what, format!("{} bytes are no safetensors file", bytes.len())));
+        }
+        let mut first = [0; 8];
+        bytes.read_exact_at(&mut first, 0)?;
+        let length = safetensors::header_len(first, bytes.len(), &what)?;
+        let mut header = vec![0; 8 + length as usize];
+        bytes.read_exact_at(&mut header, 0)?;
+        let parsed = safetensors::parse(&header[8..], bytes.len() - 8 - length, &what)?;
+        let file = self.files.len() as u32;
+        self.tensors.extend(parsed.tensors.into_iter().map(|entry| InputTensor {
+            component: component.unwrap_or_else(|| names::component_of(&entry.meta.name)).to_string(),
+            file,
+            source: 0,
+            offset: parsed.data_start + entry.begin,
+            meta: entry.meta,
+        }));
+        self.files.push(InputFile { name, header: Some(header), bytes: vec![bytes] });
+        Ok(())
+    }
+
+    /// Sorts the tensors as a manifest has them, and refuses what could not be told apart.
+    fn check(mut self) -> Result<Inputs<'a>> {
+        self.tensors.sort_by(|a, b| {
+            (&a.component, a.file, a.source, a.offset).cmp(&(&b.component, b.file, b.source, b.offset))
+        });
+        let mut seen = HashSet::with_capacity(self.tensors.len());
+        if let Some(twice) = self.tensors.iter().find(|t| !seen.insert((&t.component, t.file, &t.meta.name))) {
+            return Err(Error::invalid(format!("tensor {}", names::printable(&twice.meta.name)), "given twice"));
+        }
+        let mut names = BTreeSet::new();
+        for name in self.files.iter().map(|file| &file.name).chain(self.side_files.iter().map(|(name, _)| name)) {
+            names::check_side_file(name)?;
+            if !names.insert(name) {
+                return Err(Error::invalid(names::printable(name), "two inputs have this name"));
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Regular files below a folder by their relative names, sorted. Links are followed, as model folders are full of them.
+fn files_below(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    let mut todo = vec![(root.to_path_buf(), String::new(), 0)];
+    while let Some((folder, prefix, depth)) = todo.pop() {
+        for entry in std::fs::read_dir(&folder).context("read", &folder)? {
+            let path = entry.context("read", &folder)?.path();
+            let name = file_name(&path)?;
+            let name = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+            let meta = std::fs::metadata(&path).context("read", &path)?;
+            if meta.is_dir() && depth < NESTING_MAX {
+                todo.push((path, name, depth + 1));
+            } else if meta.is_file() {
+                files.insert(name, path);
+            } else {
+                return Err(Error::invalid(
+                    path.display().to_string(),
+                    "neither a file nor a folder that can be saved",
+                ));
+            }
+        }
+    }
+    Ok(files)
+}
+
+fn file_name(path: &Path) -> Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    name.map(str::to_string).ok_or_else(|| Error::invalid(path.display().to_string(), "not a name in UTF-8"))
+}
+
+impl Bytes<'_> {
+    fn open(path: &Path, mapped: bool) -> Result<Bytes<'static>> {
+        let file = File::open(path).context("open", path)?;
+        let stamp = Stamp::of(&file, path)?;
+        if mapped && stamp.bytes > 0 {
+            #[expect(unsafe_code, reason = "the user vouches that the file does not change while it is read")]
+            // SAFETY: a mapping is sound as long as nobody changes the file; `--mmap` says so in its help.
+            let map = unsafe { memmap2::Mmap::map(&file) }.context("map", path)?;
+            return Ok(Bytes::Mapped(map));
+        }
+        Ok(Bytes::File(OpenFile { path: path.to_path_buf(), file, stamp }))
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        match self {
+            Bytes::File(open) => open.stamp.bytes,
+            other => other.slice().map_or(0, |slice| slice.len() as u64),
+        }
+    }
+
+    /// The bytes, if they are in memory.
+    pub(super) fn slice(&self) -> Option<&[u8]> {
+        match self {
+            Bytes::Memory(slice) => Some(slice),
+            Bytes::Owned(bytes) => Some(bytes),
+            Bytes::Mapped(map) => Some(map),
+            Bytes::File(_) => None,
+        }
+    }
+
+    pub(super) fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        if let Bytes::File(open) = self {
+            return open.file.read_exact_at(out, offset).map_err(|e| match e.kind() {
+                std::io::ErrorKind::UnexpectedEof => Error::InputChanged { path: open.path.clone() },
+                _ => Error::Io { op: "read", path: open.path.clone(), source: e },
+            });
+        }
+        let slice = self.slice().unwrap_or_default();
+        let start = usize::try_from(offset).ok();
+        let found = start.and_then(|start| slice.get(start..start.checked_add(out.len())?));
+        out.copy_from_slice(found.ok_or_else(|| Error::Bug("a tensor outside its input".into()))?);
+        Ok(())
+    }
+
+    fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Bytes::File(open) if Stamp::of(&open.file, &open.path)? != open.stamp => {
+                Err(Error::InputChanged { path: open.path.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Stamp {
+    fn of(file: &File, path: &Path) -> Result<Stamp> {
+        let meta = file.metadata().context("read", path)?;
+        if !meta.is_file() {
+            return Err(Error::invalid(path.display().to_string(), "not a regular file"));
+        }
+        Ok(Stamp { bytes: meta.len(), inode: meta.ino(), modified: (meta.mtime(), meta.mtime_nsec()) })
+    }
+}
+
+impl InputTensor {
+    pub(super) fn layout(&self) -> Layout {
+        self.meta.dtype.layout()
+    }
+}

@@ -1,0 +1,339 @@
+//! The journey of a save: ingest, cut, encode, pack, commit, report.
+//!
+//! One pass over the input. The parent decides the cuts; every chunk is hashed, looked for, and encoded if it is new.
+//! Nothing that is not durable is ever named: packs are synced and linked before the entry that makes the checkpoint.
+//! A save that fails at any point leaves the store as it was; its leavings are its own and collection removes them.
+
+mod commit;
+mod cut;
+mod encode;
+mod ingest;
+mod reference;
+mod write;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::catalog::{CheckpointRow, Filter};
+use crate::error::{Error, Result};
+use crate::format::entry::{Metrics, Sizes};
+use crate::format::manifest::{self, Root, Schema, SchemaTensor, Stored};
+use crate::format::names;
+use crate::id::{ChunkId, SaveId};
+use crate::monitor::Unit;
+use crate::parallel;
+use crate::store::{Address, Lookup, PackWriter, Store};
+use crate::tensor::Layout;
+
+pub(crate) use encode::encode_frame;
+pub use ingest::{Inputs, MemoryTensor};
+pub(crate) use reference::Manifest;
+
+pub(crate) use commit::needs_from;
+
+use commit::Lineage;
+use cut::{Cutter, Part};
+use encode::{Shared, Worker};
+use ingest::Bytes;
+use reference::Reference;
+use write::Writer;
+
+/// JSON of a config, a state or a provenance that goes into a log entry is never longer.
+const ENTRY_JSON_MAX: usize = 256 << 10;
+
+/// What a save is told beside its tensors.
+#[derive(Clone, Debug, Default)]
+pub struct SaveOptions {
+    /// The training.
+    pub run: String,
+    /// Its step.
+    pub step: u64,
+    /// Measured values.
+    pub metrics: Metrics,
+    /// Names for the checkpoint; taken from any other of the run that has them.
+    pub tags: Vec<String>,
+    /// A line for people.
+    pub note: Option<String>,
+    /// The JSON-like values that belong to the checkpoint.
+    pub state: Option<Value>,
+    /// The run's configuration.
+    pub config: Option<Value>,
+    /// Where the save comes from.
+    pub provenance: Option<Value>,
+    /// The checkpoint that it continues; by default the highest step below its own.
+    pub parent: Option<Address>,
+    /// The step may lie below others of the run without leaving them behind.
+    pub backfill: bool,
+    /// What to do if the run has this step with other content.
+    pub on_conflict: OnConflict,
+    /// Do all but write.
+    pub dry_run: bool,
+}
+
+/// What to do if the run has this step with other content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Fail with `StepExists`.
+    #[default]
+    Error,
+    /// Keep the old one.
+    Skip,
+    /// Take the new one; the old one is forgotten.
+    Replace,
+}
+
+/// How a save ended.
+#[derive(Clone, Debug)]
+pub struct SaveReport {
+    /// The run.
+    pub run: String,
+    /// The step.
+    pub step: u64,
+    /// The slot of its commit; `None` for a dry run.
+    pub slot: Option<u64>,
+    /// What came of it.
+    pub outcome: SaveOutcome,
+    /// What it took, in bytes.
+    pub sizes: Sizes,
+    /// How many tensors.
+    pub tensors: u64,
+    /// Bytes of new objects: packs and entry.
+    pub new_bytes: u64,
+    /// New objects.
+    pub new_objects: u64,
+    /// Steps that it left behind.
+    pub superseded: Vec<u64>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Bytes left on the device.
+    pub space_left: Option<u64>,
+}
+
+/// What came of a save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SaveOutcome {
+    /// A new checkpoint.
+    Saved,
+    /// The run had it, bit for bit.
+    Identical,
+    /// The run has another one of this step, and that was to stay.
+    Skipped,
+    /// Nothing was written: it was only asked what would be.
+    Planned,
+}
+
+impl Store {
+    /// Saves a checkpoint. When this returns, it is as durable as [`Store::durability`] says.
+    pub fn save(&self, inputs: &Inputs<'_>, options: &SaveOptions) -> Result<SaveReport> {
+        check(options)?;
+        match self.save_once(inputs, options) {
+            // What it built on was collected meanwhile: once more, from the inputs.
+            Err(Error::Stale { .. }) => self.save_once(inputs, options),
+            done => done,
+        }
+    }
+
+    fn save_once(&self, inputs: &Inputs<'_>, options: &SaveOptions) -> Result<SaveReport> {
+        let started = Instant::now();
+        self.refresh()?;
+        let begin = self.catalog().position()?.next;
+        let lineage = commit::lineage(&self.catalog(), &self.parent_of(options)?, options)?;
+        if let Some(existing) = lineage.existing.as_ref().filter(|_| options.on_conflict == OnConflict::Skip) {
+            return Ok(self.report_existing(existing, SaveOutcome::Skipped, Sizes::default(), started));
+        }
+        let prepared = self.pack_up(inputs, options, &lineage)?;
+        inputs.check_unchanged()?;
+        self.check_stop()?;
+        self.commit(prepared, inputs, options, begin, started)
+    }
+
+    /// All that a save does before it commits: its packs, not yet published, and its manifest.
+    fn pack_up(&self, inputs: &Inputs<'_>, options: &SaveOptions, lineage: &Lineage) -> Result<Prepared> {
+        let schema = schema_of(inputs);
+        let schema_bytes = schema.encode();
+        let reference = self.reference(lineage, ChunkId::of(&schema_bytes))?;
+        let state = options.state.as_ref().map(|state| Bytes::Owned(state.to_string().into_bytes()));
+        let parts = parts_of(inputs, state.as_ref(), reference.as_ref());
+        let known = reference.as_ref().map(|reference| &reference.manifest.chunks);
+
+        let save = SaveId(self.env().random());
+        let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
+        let has_history = self.catalog().has_packs()?;
+        let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
+        let shared = Shared::new(&parts, known, lookup.as_ref());
+        let mut writer = Writer::new(&shared, known, packs);
+        let mut cutter = Cutter::new(&parts, known);
+
+        self.monitor().begin("saving", Some(parts.iter().map(|part| part.length).sum()), Unit::Bytes);
+        parallel::ordered(
+            self.threads(),
+            self.window(),
+            || self.check_stop().and_then(|()| cutter.next()),
+            Worker::default,
+            |worker, piece| shared.work(worker, piece),
+            |done| {
+                self.monitor().advance(done.length.into());
+                writer.take(done)
+            },
+        )?;
+        self.monitor().end();
+
+        let root = put_manifest(&mut writer, inputs, &schema, &schema_bytes, state.is_some())?;
+        let manifest = writer.put_bytes(&root.encode())?;
+        let Writer { sizes, needs, .. } = &mut writer;
+        let (sizes, needs) = (*sizes, std::mem::take(needs));
+        Ok(Prepared { save, manifest, schema: ChunkId::of(&schema_bytes), sizes, needs, packs: writer.into_packs() })
+    }
+
+    /// The checkpoint to compare with. One that cannot be read is no reason to fail.
+    fn reference(&self, lineage: &Lineage, schema: ChunkId) -> Result<Option<Reference>> {
+        let mut row = lineage.parent.clone().or(lineage.existing.clone());
+        if row.is_none() {
+            row = self.catalog().newest_of_schema(schema)?;
+        }
+        if row.is_none() {
+            row = self.catalog().checkpoints(&Filter { newest: Some(1), ..Filter::default() })?.pop();
+        }
+        let Some(row) = row else { return Ok(None) };
+        let address = row.address();
+        match Reference::open(self, row) {
+            Ok(reference) => Ok(Some(reference)),
+            Err(error) => {
+                self.monitor().warn(&format!("{address} cannot be compared with: {error}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Pieces in flight: each may hold its input, its frame, and a worker's scratch.
+    fn window(&self) -> usize {
+        let fit = self.options().memory_bytes / (3 * crate::chunk::MAX);
+        fit.clamp(1, 4 * self.threads().max(2))
+    }
+
+    fn parent_of(&self, options: &SaveOptions) -> Result<Option<CheckpointRow>> {
+        options.parent.as_ref().map(|address| self.resolve(address)).transpose()
+    }
+
+    fn report_existing(&self, row: &CheckpointRow, outcome: SaveOutcome, sizes: Sizes, started: Instant) -> SaveReport {
+        SaveReport {
+            run: row.run.clone(),
+            step: row.step,
+            slot: Some(row.slot),
+            outcome,
+            sizes,
+            tensors: row.tensors,
+            new_bytes: 0,
+            new_objects: 0,
+            superseded: Vec::new(),
+            seconds: started.elapsed().as_secs_f64(),
+            space_left: self.space_left(),
+        }
+    }
+}
+
+/// A save that only has to be committed.
+struct Prepared {
+    save: SaveId,
+    manifest: Stored,
+    schema: ChunkId,
+    sizes: Sizes,
+    needs: std::collections::BTreeSet<crate::id::PackId>,
+    packs: PackWriter,
+}
+
+fn check(options: &SaveOptions) -> Result<()> {
+    names::check_run(&options.run)?;
+    options.tags.iter().try_for_each(|tag| names::check_tag(tag))?;
+    options.metrics.keys().try_for_each(|name| names::check_metric(name))?;
+    for (what, value) in [("config", &options.config), ("provenance", &options.provenance)] {
+        let length = value.as_ref().map_or(0, |value| value.to_string().len());
+        if length > ENTRY_JSON_MAX {
+            return Err(Error::Limit {
+                what: format!("a {what} of {length} bytes"),
+                limit: format!("{ENTRY_JSON_MAX} bytes"),
+            });
+        }
+    }
+    match &options.note {
+        Some(note) if note.len() > 64 << 10 => Err(Error::Limit { what: "the note".into(), limit: "64 KiB".into() }),
+        _ => Ok(()),
+    }
+}
+
+fn schema_of(inputs: &Inputs<'_>) -> Schema {
+    let mut components: Vec<String> = inputs.tensors.iter().map(|t| t.component.clone()).collect();
+    components.dedup();
+    let mut component = 0;
+    let tensors = inputs.tensors.iter().map(|tensor| {
+        component += usize::from(components[component] != tensor.component);
+        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias: None }
+    });
+    let tensors = tensors.collect();
+    Schema { components, files: inputs.files.len() as u32, tensors }
+}
+
+/// Tensors in the order of the manifest, then headers, side files and the state.
+fn parts_of<'a>(inputs: &'a Inputs<'a>, state: Option<&'a Bytes<'a>>, reference: Option<&Reference>) -> Vec<Part<'a>> {
+    let mut parts = Vec::with_capacity(inputs.tensors.len() + inputs.files.len() + inputs.side_files.len() + 1);
+    let mut group = 0;
+    for (n, tensor) in inputs.tensors.iter().enumerate() {
+        group += usize::from(n == 0 || inputs.tensors[n - 1].component != tensor.component);
+        parts.push(Part {
+            bytes: &inputs.files[tensor.file as usize].bytes[tensor.source],
+            offset: tensor.offset,
+            length: tensor.meta.bytes,
+            layout: tensor.layout(),
+            counterpart: reference.and_then(|r| r.tensor(&tensor.component, &tensor.meta)),
+            group,
+        });
+    }
+    let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
+        let counterpart = counterpart.map(|stored| (stored, true));
+        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, group: 0 }
+    };
+    for file in &inputs.files {
+        if let Some(header) = &file.header {
+            parts.push(whole(&file.bytes[0], header.len() as u64, reference.and_then(|r| r.header(&file.name))));
+        }
+    }
+    for (name, bytes) in &inputs.side_files {
+        parts.push(whole(bytes, bytes.len(), reference.and_then(|r| r.side_file(name))));
+    }
+    parts.extend(state.map(|state| whole(state, state.len(), None)));
+    parts
+}
+
+fn put_manifest(
+    writer: &mut Writer<'_>,
+    inputs: &Inputs<'_>,
+    schema: &Schema,
+    schema_bytes: &[u8],
+    state: bool,
+) -> Result<Root> {
+    let stored = std::mem::take(&mut writer.stored);
+    let (tensors, rest) = stored.split_at(inputs.tensors.len());
+    let mut rest = rest.iter().copied();
+    let mut next = || rest.next().ok_or_else(|| Error::Bug("a part that was not stored".into()));
+    let mut files = Vec::new();
+    for file in &inputs.files {
+        let header = file.header.is_some().then(&mut next).transpose()?;
+        files.push(manifest::File { name: file.name.clone(), header });
+    }
+    let side_files = inputs.side_files.iter().map(|(name, _)| Ok((name.clone(), next()?))).collect::<Result<_>>()?;
+    let state = state.then(&mut next).transpose()?;
+    let components = (0..schema.components.len())
+        .map(|n| writer.put_blocks(&tensors[schema.of_component(n)]).map(Some))
+        .collect::<Result<_>>()?;
+    Ok(Root { folder: inputs.folder, schema: writer.put_bytes(schema_bytes)?, components, files, side_files, state })
+}
+
+fn component_bytes(inputs: &Inputs<'_>) -> BTreeMap<String, u64> {
+    let mut bytes = BTreeMap::new();
+    for tensor in &inputs.tensors {
+        *bytes.entry(tensor.component.clone()).or_insert(0) += tensor.meta.bytes;
+    }
+    bytes
+}

@@ -1,0 +1,157 @@
+//! The end of the pipeline: what is new goes into packs, and the manifest is put together.
+
+use std::collections::BTreeSet;
+use std::sync::PoisonError;
+
+use super::cut::Part;
+use super::encode::{Done, Outcome, Shared, encode_frame};
+use crate::chunk;
+use crate::codec::{CodecId, Scratch};
+use crate::error::{Error, Result};
+use crate::format::entry::Sizes;
+use crate::format::manifest::{BLOCK_TENSORS, Block, Recipe, Stored};
+use crate::id::{ChunkId, PackId};
+use crate::store::{FrameInfo, PackSet, PackWriter};
+use crate::tensor::Layout;
+
+/// Sees what became of each piece, in order.
+pub(super) struct Writer<'a> {
+    shared: &'a Shared<'a>,
+    reference: Option<&'a PackSet>,
+    pub(super) packs: PackWriter,
+    pub(super) sizes: Sizes,
+    /// Packs of other saves that hold chunks of this one.
+    pub(super) needs: BTreeSet<PackId>,
+    /// Each part, as it is stored.
+    pub(super) stored: Vec<Stored>,
+    recipe: Vec<(ChunkId, u32)>,
+    scratch: Scratch,
+    check: Vec<u8>,
+}
+
+impl<'a> Writer<'a> {
+    pub(super) fn new(shared: &'a Shared<'a>, reference: Option<&'a PackSet>, packs: PackWriter) -> Writer<'a> {
+        Writer {
+            shared,
+            reference,
+            packs,
+            sizes: Sizes::default(),
+            needs: BTreeSet::new(),
+            stored: Vec::with_capacity(shared.parts.len()),
+            recipe: Vec::new(),
+            scratch: Scratch::default(),
+            check: Vec::new(),
+        }
+    }
+
+    pub(super) fn take(&mut self, done: Done) -> Result<()> {
+        let parts = self.shared.parts;
+        let part = &parts[done.part];
+        if self.recipe.is_empty() && done.part > 0 && part.group != parts[done.part - 1].group {
+            self.packs.border()?;
+        }
+        let length = u64::from(done.length);
+        self.sizes.raw += length;
+        match done.outcome {
+            Outcome::Unchanged => {
+                self.sizes.unchanged += length;
+                self.need(done.chunk)?;
+            }
+            Outcome::Known => {
+                self.sizes.deduplicated += length;
+                self.need(done.chunk)?;
+            }
+            Outcome::Elsewhere(pack) => {
+                self.sizes.deduplicated += length;
+                self.needs.insert(pack.pack);
+            }
+            // Two workers may have met the same bytes at the same time: the first in order counts.
+            Outcome::New(_, frame) if self.shared.claim(done.chunk) => {
+                self.sizes.deduplicated += length;
+                self.shared.recycle(frame);
+            }
+            Outcome::New(codec, frame) => {
+                self.sizes.encoded += length;
+                self.put(done.chunk, done.length, codec, &frame)?;
+                self.shared.recycle(frame);
+            }
+        }
+        self.recipe.push((done.chunk, done.length));
+        if done.last { self.end_part(part) } else { Ok(()) }
+    }
+
+    /// Stores a byte string of the manifest.
+    pub(super) fn put_bytes(&mut self, bytes: &[u8]) -> Result<Stored> {
+        let mut recipe = Vec::new();
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let length = if rest.len() <= chunk::MIN {
+                rest.len()
+            } else {
+                let window = &rest[..rest.len().min(chunk::MAX)];
+                chunk::Cutter::new(1).next(window, window.len() == rest.len())
+            };
+            let (chunk, after) = rest.split_at(length);
+            recipe.push((self.put_chunk(chunk)?, length as u32));
+            rest = after;
+        }
+        self.stored_as(recipe, bytes.len() as u64)
+    }
+
+    /// Stores the ids of a component's tensors; returns the blocks.
+    pub(super) fn put_blocks(&mut self, tensors: &[Stored]) -> Result<Vec<ChunkId>> {
+        let block = |tensors: &[Stored]| Block(tensors.iter().map(|t| (t.recipe, t.id)).collect()).encode();
+        tensors.chunks(BLOCK_TENSORS).map(|tensors| self.put_chunk(&block(tensors))).collect()
+    }
+
+    fn end_part(&mut self, part: &Part<'_>) -> Result<()> {
+        let recipe = std::mem::take(&mut self.recipe);
+        let stored = self.stored_as(recipe, part.length)?;
+        self.stored.push(stored);
+        Ok(())
+    }
+
+    fn stored_as(&mut self, recipe: Vec<(ChunkId, u32)>, bytes: u64) -> Result<Stored> {
+        Ok(match recipe[..] {
+            _ if bytes == 0 => Stored::empty(),
+            [(id, _)] => Stored { id, recipe: false, bytes },
+            _ => Stored { id: self.put_chunk(&Recipe(recipe).encode())?, recipe: true, bytes },
+        })
+    }
+
+    fn put_chunk(&mut self, bytes: &[u8]) -> Result<ChunkId> {
+        if bytes.len() > chunk::MAX {
+            let limit = format!("{} bytes", chunk::MAX);
+            return Err(Error::Limit { what: format!("a part of the manifest of {} bytes", bytes.len()), limit });
+        }
+        let id = ChunkId::of(bytes);
+        if self.reference.is_some_and(|set| set.contains(id)) {
+            self.need(id)?;
+        } else if !self.shared.claim(id) {
+            let mut frame = Vec::with_capacity(bytes.len() + 16);
+            let codec = encode_frame(bytes, Layout::Bytes, &mut self.scratch, &mut self.check, &mut frame)?;
+            self.put(id, bytes.len() as u32, codec, &frame)?;
+        }
+        Ok(id)
+    }
+
+    fn put(&mut self, chunk: ChunkId, chunk_bytes: u32, codec: CodecId, frame: &[u8]) -> Result<()> {
+        self.packs.put(FrameInfo { chunk, chunk_bytes, codec, depth: 0, bases: Vec::new() }, frame)
+    }
+
+    /// The chunk is in the reference's packs, if it is not in this save's: they stay needed, bases included.
+    fn need(&mut self, chunk: ChunkId) -> Result<()> {
+        let Some(set) = self.reference.filter(|set| set.contains(chunk)) else { return Ok(()) };
+        match set.bases_of(chunk) {
+            [] => self.needs.extend(set.pack_of(chunk)),
+            _ => self.needs.append(&mut set.packs_for([chunk])?),
+        }
+        Ok(())
+    }
+
+    /// The chunks in this save's packs.
+    pub(super) fn into_packs(self) -> PackWriter {
+        drop(self.shared.written.lock().unwrap_or_else(PoisonError::into_inner));
+        self.packs
+    }
+}

@@ -1,0 +1,90 @@
+//! Looking for a chunk anywhere in the store.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::Store;
+use crate::catalog::PackRow;
+use crate::error::Result;
+use crate::format::pack::Footer;
+use crate::id::ChunkId;
+use crate::monitor::Unit;
+
+/// Footers kept at a time while a save asks.
+const FOOTERS_MAX: usize = 64;
+
+/// A series of questions by one save.
+#[derive(Debug)]
+pub(crate) struct Lookup {
+    store: Store,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    runs: crate::catalog::Runs,
+    footers: HashMap<i64, HashMap<ChunkId, u32>>,
+}
+
+impl Store {
+    /// Makes the chunks of every live pack known to the look-up.
+    pub(crate) fn index_packs(&self) -> Result<()> {
+        let missing = self.catalog().not_indexed()?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let told = missing.len() > 1000;
+        if told {
+            self.monitor().begin("reading footers", Some(missing.len() as u64), Unit::Things);
+        }
+        for packs in missing.chunks(512) {
+            let mut chunks = Vec::new();
+            for pack in packs {
+                self.check_stop()?;
+                // A pack that cannot be read is verify's to report; it only is no target here.
+                if let Ok(footer) = self.footer(pack) {
+                    chunks.extend(footer.rows.iter().map(|row| (row.chunk, pack.row)));
+                }
+            }
+            self.catalog().add_lookup(chunks.into_iter())?;
+            if told {
+                self.monitor().advance(packs.len() as u64);
+            }
+        }
+        if told {
+            self.monitor().end();
+        }
+        Ok(())
+    }
+}
+
+impl Lookup {
+    pub(crate) fn new(store: &Store) -> Lookup {
+        Lookup { store: store.clone(), state: Mutex::default() }
+    }
+
+    /// A live pack that has this chunk, of this length.
+    pub(crate) fn find(&self, chunk: ChunkId, bytes: u32) -> Result<Option<PackRow>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { runs, footers } = &mut *state;
+        let candidates = self.store.catalog().look_up(runs, chunk)?;
+        for row in candidates {
+            let Some(pack) = self.store.catalog().pack_by_row(row)? else { continue };
+            if !footers.contains_key(&row) {
+                let Ok(footer) = self.store.footer(&pack) else { continue };
+                if footers.len() >= FOOTERS_MAX {
+                    footers.clear();
+                }
+                footers.insert(row, chunks_of(&footer));
+            }
+            if footers.get(&row).and_then(|chunks| chunks.get(&chunk)) == Some(&bytes) {
+                return Ok(Some(pack));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn chunks_of(footer: &Footer) -> HashMap<ChunkId, u32> {
+    footer.rows.iter().map(|row| (row.chunk, row.chunk_bytes)).collect()
+}

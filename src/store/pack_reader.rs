@@ -1,0 +1,349 @@
+//! Reading chunks out of a set of packs.
+//!
+//! A [`PackSet`] is the footers of the packs that a checkpoint needs, folded into one map. A chunk that lies in several
+//! packs, or a copy that turns out to be damaged, is read from the next best copy: the smallest depth, then the pack's name.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::Store;
+use crate::backend::Object;
+use crate::catalog::{PackRow, PackState};
+use crate::chunk;
+use crate::codec::{self, CodecId, Scratch};
+use crate::error::{Error, Result};
+use crate::format::keys::Key;
+use crate::format::manifest::{Recipe, Stored};
+use crate::format::pack::{self, Footer, Row};
+use crate::id::{ChunkId, PackId};
+
+/// Packs kept open at a time.
+const OPEN_MAX: usize = 16;
+
+/// The chunks of some packs.
+#[derive(Debug)]
+pub(crate) struct PackSet {
+    store: Store,
+    packs: Vec<PackRow>,
+    copies: HashMap<ChunkId, Copies>,
+    open: Mutex<HashMap<PackId, Arc<dyn Object>>>,
+}
+
+/// Where the frames of a chunk are: nearly always one place.
+#[derive(Debug)]
+enum Copies {
+    One(Place),
+    Many(Vec<Place>),
+}
+
+/// A frame of a pack.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// Which of the set's packs.
+    pack: u32,
+    offset: u64,
+    frame_bytes: u32,
+    chunk_bytes: u32,
+    crc: u32,
+    codec: CodecId,
+    depth: u8,
+    bases: Box<[ChunkId]>,
+}
+
+/// What a thread needs to read chunks: buffers that are used again.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkTool {
+    frame: Vec<u8>,
+    scratch: Scratch,
+}
+
+/// How a chunk is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HowStored {
+    pub(crate) pack: PackId,
+    pub(crate) codec: CodecId,
+    pub(crate) depth: u8,
+    pub(crate) frame_bytes: u32,
+    pub(crate) chunk_bytes: u32,
+}
+
+impl Store {
+    /// The chunks of the packs that a checkpoint needs.
+    pub(crate) fn pack_set_of(&self, slot: u64) -> Result<PackSet> {
+        let packs = self.catalog().packs_of(slot)?;
+        self.pack_set(packs)
+    }
+
+    /// The chunks of these packs.
+    pub(crate) fn pack_set(&self, packs: Vec<PackRow>) -> Result<PackSet> {
+        let mut set =
+            PackSet { store: self.clone(), packs: Vec::new(), copies: HashMap::new(), open: Mutex::default() };
+        for pack in packs {
+            let footer = self.footer(&pack)?;
+            set.add(pack, &footer);
+        }
+        Ok(set)
+    }
+
+    /// The footer of a pack, from the catalog if it is there.
+    pub(crate) fn footer(&self, pack: &PackRow) -> Result<Footer> {
+        let kept = self.catalog().footer(pack)?;
+        if let Some(bytes) = kept.filter(|bytes| crate::id::Hash::of(bytes) == pack.footer) {
+            return Footer::decode(&bytes, pack.pack, self.id(), pack.bytes);
+        }
+        let (footer, bytes) = self.read_footer(pack)?;
+        self.catalog().put_footer(pack, &bytes);
+        Ok(footer)
+    }
+
+    /// The footer of a pack, from the pack.
+    pub(crate) fn read_footer(&self, pack: &PackRow) -> Result<(Footer, Vec<u8>)> {
+        let damaged = |why: &str| Error::damaged(Key::pack(pack.pack).as_str(), why);
+        if pack.state != PackState::Live {
+            return Err(Error::Stale { what: format!("pack {}", pack.pack) });
+        }
+        let object = self.backend().open(&Key::pack(pack.pack))?;
+        if object.bytes() != pack.bytes || pack.bytes < pack::HEADER_BYTES + pack::TRAILER_BYTES {
+            return Err(damaged(&format!("it is {} bytes long, not {}", object.bytes(), pack.bytes)));
+        }
+        let mut trailer = [0; pack::TRAILER_BYTES as usize];
+        object.read_exact_at(&mut trailer, pack.bytes - pack::TRAILER_BYTES)?;
+        let (length, hash) = pack::decode_trailer(&trailer, pack.pack, pack.bytes)?;
+        let mut bytes = vec![0; length as usize];
+        object.read_exact_at(&mut bytes, pack.bytes - pack::TRAILER_BYTES - length)?;
+        if hash != pack.footer || crate::id::Hash::of(&bytes) != hash {
+            return Err(damaged("its footer is not the one that the log names"));
+        }
+        Ok((Footer::decode(&bytes, pack.pack, self.id(), pack.bytes)?, bytes))
+    }
+}
+
+impl PackSet {
+    fn add(&mut self, pack: PackRow, footer: &Footer) {
+        let number = self.packs.len() as u32;
+        self.packs.push(pack);
+        self.copies.reserve(footer.rows.len());
+        for row in &footer.rows {
+            let place = Place::of(number, row);
+            match self.copies.entry(row.chunk) {
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert(Copies::One(place));
+                }
+                std::collections::hash_map::Entry::Occupied(mut taken) => taken.get_mut().add(place, &self.packs),
+            }
+        }
+    }
+
+    /// The packs.
+    pub(crate) fn packs(&self) -> &[PackRow] {
+        &self.packs
+    }
+
+    pub(crate) fn contains(&self, chunk: ChunkId) -> bool {
+        self.copies.contains_key(&chunk)
+    }
+
+    /// The pack from which a chunk is read.
+    pub(crate) fn pack_of(&self, chunk: ChunkId) -> Option<PackId> {
+        self.best(chunk).map(|place| self.packs[place.pack as usize].pack)
+    }
+
+    /// How a chunk is stored.
+    pub(crate) fn how_stored(&self, chunk: ChunkId) -> Option<HowStored> {
+        self.best(chunk).map(|place| HowStored {
+            pack: self.packs[place.pack as usize].pack,
+            codec: place.codec,
+            depth: place.depth,
+            frame_bytes: place.frame_bytes,
+            chunk_bytes: place.chunk_bytes,
+        })
+    }
+
+    /// The chunks on which the chosen frame of this one rests.
+    pub(crate) fn bases_of(&self, chunk: ChunkId) -> &[ChunkId] {
+        self.best(chunk).map_or(&[], |place| &place.bases)
+    }
+
+    /// True if no copy of the chunk, or of one of its bases, is good.
+    pub(crate) fn is_lost(&self, chunk: ChunkId, is_bad: &dyn Fn(PackId, ChunkId) -> bool) -> bool {
+        if chunk == ChunkId::of(b"") {
+            return false;
+        }
+        let places = match self.copies.get(&chunk) {
+            None => return true,
+            Some(Copies::One(place)) => std::slice::from_ref(place),
+            Some(Copies::Many(places)) => places,
+        };
+        places.iter().all(|place| {
+            let pack = self.packs[place.pack as usize].pack;
+            is_bad(pack, chunk) || place.bases.iter().any(|&base| self.is_lost(base, is_bad))
+        })
+    }
+
+    fn best(&self, chunk: ChunkId) -> Option<&Place> {
+        self.copies.get(&chunk).map(|copies| match copies {
+            Copies::One(place) => place,
+            Copies::Many(places) => &places[0],
+        })
+    }
+
+    /// Fills `out`, which is as long as the chunk, with its bytes. Nothing but bytes of that hash is ever returned.
+    pub(crate) fn read(&self, chunk: ChunkId, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
+        if out.is_empty() && chunk == ChunkId::of(b"") {
+            return Ok(());
+        }
+        self.read_below(chunk, u8::MAX, tool, out)
+    }
+
+    fn read_below(&self, chunk: ChunkId, depth_limit: u8, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
+        let places = match self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })? {
+            Copies::One(place) => std::slice::from_ref(place),
+            Copies::Many(places) => places,
+        };
+        let mut failed = Error::ChunkMissing { chunk };
+        for place in places.iter().filter(|place| place.depth < depth_limit) {
+            match self.read_place(chunk, place, tool, out) {
+                Ok(()) => return Ok(()),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    }
+
+    fn read_place(&self, chunk: ChunkId, place: &Place, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
+        let pack = self.packs[place.pack as usize].pack;
+        let damaged = |why: String| Error::ChunkDamaged { chunk, pack, why };
+        if out.len() != place.chunk_bytes as usize {
+            return Err(damaged(format!("it is {} bytes long, not {}", place.chunk_bytes, out.len())));
+        }
+        // A base has a smaller depth than what rests on it, so this ends.
+        let base = match place.bases.first() {
+            None => None,
+            Some(&base) => {
+                let length = self.best(base).map_or(0, |place| place.chunk_bytes as usize);
+                let mut bytes = vec![0; length];
+                self.read_below(base, place.depth, tool, &mut bytes)?;
+                Some(bytes)
+            }
+        };
+        let object = self.object(pack)?;
+        tool.frame.resize(place.frame_bytes as usize, 0);
+        object.read_exact_at(&mut tool.frame, place.offset)?;
+        let row = place.row(chunk);
+        let body = pack::frame_body(&tool.frame, &row).map_err(|e| damaged(e.0))?;
+        codec::decode(place.codec, body, base.as_deref(), &mut tool.scratch, out)
+            .map_err(|e| damaged(e.to_string()))?;
+        if ChunkId::of(out) != chunk {
+            return Err(damaged("its bytes have another hash".into()));
+        }
+        Ok(())
+    }
+
+    /// The bytes of a chunk whose length is in its row.
+    pub(crate) fn read_whole(&self, chunk: ChunkId, tool: &mut ChunkTool) -> Result<Vec<u8>> {
+        let length = match self.best(chunk) {
+            Some(place) => place.chunk_bytes as usize,
+            None if chunk == ChunkId::of(b"") => 0,
+            None => return Err(Error::ChunkMissing { chunk }),
+        };
+        let mut bytes = vec![0; length];
+        self.read(chunk, tool, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// The chunks of a stored byte string.
+    pub(crate) fn recipe(&self, stored: &Stored, tool: &mut ChunkTool) -> Result<Recipe> {
+        if stored.recipe {
+            return Recipe::decode(&self.read_whole(stored.id, tool)?, stored.bytes);
+        }
+        let length = u32::try_from(stored.bytes).ok().filter(|&n| n as usize <= chunk::MAX);
+        let length = length.ok_or_else(|| Error::damaged("a manifest", "a chunk that is too long"))?;
+        Ok(Recipe(if length == 0 { Vec::new() } else { vec![(stored.id, length)] }))
+    }
+
+    /// A stored byte string, whole. For the small ones: headers, schemas, states.
+    pub(crate) fn read_stored(&self, stored: &Stored, tool: &mut ChunkTool) -> Result<Vec<u8>> {
+        let recipe = self.recipe(stored, tool)?;
+        // The sum of lengths that lie in packs: nothing is allocated on a manifest's word alone.
+        let mut bytes = Vec::new();
+        for (chunk, length) in recipe.0 {
+            let start = bytes.len();
+            if self.best(chunk).map(|place| place.chunk_bytes) != Some(length) {
+                return Err(Error::ChunkMissing { chunk });
+            }
+            bytes.resize(start + length as usize, 0);
+            self.read(chunk, tool, &mut bytes[start..])?;
+        }
+        Ok(bytes)
+    }
+
+    fn object(&self, pack: PackId) -> Result<Arc<dyn Object>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(object) = open.get(&pack) {
+            return Ok(object.clone());
+        }
+        let object = self.store.backend().open(&Key::pack(pack))?;
+        if open.len() >= OPEN_MAX {
+            open.clear();
+        }
+        open.insert(pack, object.clone());
+        Ok(object)
+    }
+
+    /// The packs in which these chunks lie, and those of their bases.
+    pub(crate) fn packs_for(&self, chunks: impl IntoIterator<Item = ChunkId>) -> Result<BTreeSet<PackId>> {
+        let mut packs = BTreeSet::new();
+        let mut todo: Vec<ChunkId> = chunks.into_iter().collect();
+        let mut seen = BTreeSet::new();
+        let empty = ChunkId::of(b"");
+        while let Some(chunk) = todo.pop() {
+            if chunk == empty || !seen.insert(chunk) {
+                continue;
+            }
+            packs.insert(self.pack_of(chunk).ok_or(Error::ChunkMissing { chunk })?);
+            todo.extend(self.bases_of(chunk));
+        }
+        Ok(packs)
+    }
+}
+
+impl Copies {
+    fn add(&mut self, place: Place, packs: &[PackRow]) {
+        let order = |place: &Place| (place.depth, packs[place.pack as usize].pack, place.offset);
+        let mut places = match std::mem::replace(self, Copies::Many(Vec::new())) {
+            Copies::One(first) => vec![first],
+            Copies::Many(places) => places,
+        };
+        places.push(place);
+        places.sort_by_key(order);
+        *self = Copies::Many(places);
+    }
+}
+
+impl Place {
+    fn of(pack: u32, row: &Row) -> Place {
+        Place {
+            pack,
+            offset: row.offset,
+            frame_bytes: row.frame_bytes,
+            chunk_bytes: row.chunk_bytes,
+            crc: row.crc,
+            codec: row.codec,
+            depth: row.depth,
+            bases: row.bases.clone().into_boxed_slice(),
+        }
+    }
+
+    fn row(&self, chunk: ChunkId) -> Row {
+        Row {
+            chunk,
+            offset: self.offset,
+            frame_bytes: self.frame_bytes,
+            chunk_bytes: self.chunk_bytes,
+            crc: self.crc,
+            codec: self.codec,
+            depth: self.depth,
+            bases: self.bases.to_vec(),
+        }
+    }
+}

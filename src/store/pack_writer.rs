@@ -1,0 +1,199 @@
+//! Writing the packs of one save.
+//!
+//! Frames come in order and go into packs of about 64 MiB. A full pack goes to the device while the next is filled. The
+//! footers come last, all of them, since each repeats the commit that names the manifest; then every pack is synced,
+//! linked, and its folder synced. Only after that may an entry name them.
+
+use std::thread::JoinHandle;
+
+use super::Store;
+use crate::backend::{Sink, Staging};
+use crate::codec::CodecId;
+use crate::error::{Error, Result};
+use crate::format::entry::NewPack;
+use crate::format::pack::{self, Footer, HEADER_BYTES, Row, TARGET_BYTES};
+use crate::id::{ChunkId, PackId, SaveId};
+
+/// Frames are handed on in pieces of this size.
+const BUFFER_BYTES: usize = 1 << 20;
+/// At a component's border a pack is closed already from this size on, so that dropping a component drops packs.
+const BORDER_BYTES: u64 = 8 << 20;
+
+/// The packs of a save that has not committed.
+#[derive(Debug)]
+pub(crate) struct PackWriter {
+    store: Store,
+    save: SaveId,
+    staging: Option<Box<dyn Staging>>,
+    closed: Vec<Closed>,
+    open: Option<Open>,
+    stored: u64,
+    /// Frames are counted, and go nowhere.
+    dry: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: PackId,
+    sink: Box<dyn Sink>,
+    buffer: Vec<u8>,
+    rows: Vec<Row>,
+    end: u64,
+}
+
+#[derive(Debug)]
+struct Closed {
+    id: PackId,
+    rows: Vec<Row>,
+    flushing: JoinHandle<Result<Box<dyn Sink>>>,
+}
+
+/// Packs that are durable and that no entry names yet.
+#[derive(Debug)]
+pub(crate) struct Published {
+    pub(crate) packs: Vec<NewPack>,
+    pub(crate) footers: Vec<Footer>,
+    staging: Option<Box<dyn Staging>>,
+}
+
+/// What a frame is, for [`PackWriter::put`].
+#[derive(Clone, Debug)]
+pub(crate) struct FrameInfo {
+    pub(crate) chunk: ChunkId,
+    pub(crate) chunk_bytes: u32,
+    pub(crate) codec: CodecId,
+    pub(crate) depth: u8,
+    pub(crate) bases: Vec<ChunkId>,
+}
+
+impl PackWriter {
+    pub(crate) fn new(store: &Store, save: SaveId) -> PackWriter {
+        PackWriter { store: store.clone(), save, staging: None, closed: Vec::new(), open: None, stored: 0, dry: false }
+    }
+
+    /// One that only counts.
+    pub(crate) fn dry(store: &Store) -> PackWriter {
+        PackWriter { dry: true, ..PackWriter::new(store, SaveId::default()) }
+    }
+
+    /// Adds a frame: its head and its body.
+    pub(crate) fn put(&mut self, info: FrameInfo, frame: &[u8]) -> Result<()> {
+        self.stored += frame.len() as u64;
+        if self.dry {
+            return Ok(());
+        }
+        let open = self.open()?;
+        open.rows.push(Row {
+            chunk: info.chunk,
+            offset: open.end,
+            frame_bytes: frame.len() as u32,
+            chunk_bytes: info.chunk_bytes,
+            crc: crc32fast::hash(frame),
+            codec: info.codec,
+            depth: info.depth,
+            bases: info.bases,
+        });
+        open.end += frame.len() as u64;
+        if open.buffer.len() + frame.len() > BUFFER_BYTES {
+            open.sink.append(&open.buffer)?;
+            open.buffer.clear();
+        }
+        if frame.len() > BUFFER_BYTES / 2 {
+            open.sink.append(frame)?;
+        } else {
+            open.buffer.extend_from_slice(frame);
+        }
+        let full = open.end - HEADER_BYTES >= TARGET_BYTES;
+        if full { self.close() } else { Ok(()) }
+    }
+
+    /// What follows belongs to another component.
+    pub(crate) fn border(&mut self) -> Result<()> {
+        match &self.open {
+            Some(open) if open.end >= BORDER_BYTES => self.close(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of frames so far.
+    pub(crate) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    fn open(&mut self) -> Result<&mut Open> {
+        if self.open.is_none() {
+            let id = PackId { save: self.save, index: self.closed.len() as u32 };
+            if self.staging.is_none() {
+                self.staging = Some(self.store.backend().begin(self.save)?);
+            }
+            let staging = self.staging.as_ref().expect("it was just begun");
+            let buffer = pack::header(self.store.id(), id);
+            self.open = Some(Open { id, sink: staging.create(id)?, buffer, rows: Vec::new(), end: HEADER_BYTES });
+        }
+        Ok(self.open.as_mut().expect("it was just opened"))
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let Some(Open { id, mut sink, buffer, rows, .. }) = self.open.take() else { return Ok(()) };
+        let flushing = std::thread::spawn(move || {
+            sink.append(&buffer)?;
+            sink.flush()?;
+            Ok(sink)
+        });
+        self.closed.push(Closed { id, rows, flushing });
+        Ok(())
+    }
+
+    /// Makes all packs visible and durable; `commit` is the body of the commit that is to name them.
+    pub(crate) fn publish(mut self, commit: &[u8]) -> Result<Published> {
+        let mut footers = Vec::new();
+        let mut finishing = Vec::new();
+        let last = self.open.take();
+        let store = self.store.id();
+        let footer = |id, rows| Footer { store, pack: id, rows, commit: commit.to_vec() };
+        for Closed { id, rows, flushing } in self.closed.drain(..) {
+            let footer = footer(id, rows);
+            let end = footer.encode().0;
+            footers.push(footer);
+            finishing.push(std::thread::spawn(move || joined(flushing)?.finish(&end)));
+        }
+        if let Some(Open { id, sink, mut buffer, rows, .. }) = last {
+            let footer = footer(id, rows);
+            buffer.extend(footer.encode().0);
+            footers.push(footer);
+            sink.finish(&buffer)?;
+        }
+        finishing.into_iter().try_for_each(joined)?;
+        let ids: Vec<PackId> = footers.iter().map(|footer| footer.pack).collect();
+        if let Some(staging) = &self.staging {
+            staging.publish(&ids)?;
+        }
+        let packs = footers.iter().map(|footer| {
+            let (end, hash) = footer.encode();
+            NewPack {
+                index: footer.pack.index,
+                bytes: HEADER_BYTES + footer.frames_bytes() + end.len() as u64,
+                footer: hash,
+            }
+        });
+        Ok(Published { packs: packs.collect(), footers, staging: self.staging.take() })
+    }
+}
+
+impl Published {
+    /// The entry that names the packs is in the log: what was staged can go.
+    pub(crate) fn committed(mut self) {
+        if let Some(staging) = self.staging.take() {
+            staging.clear();
+        }
+    }
+
+    /// No bytes of packs.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.packs.iter().map(|pack| pack.bytes).sum()
+    }
+}
+
+fn joined<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
+    handle.join().unwrap_or_else(|_| Err(Error::Bug("a writer panicked".into())))
+}

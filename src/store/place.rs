@@ -1,0 +1,82 @@
+//! What kind of place a store lies in: what a sync means there, and where its catalog may live.
+
+use std::path::{Path, PathBuf};
+
+use super::{CatalogPlace, Options};
+use crate::catalog::Catalog;
+use crate::error::Result;
+use crate::id::{Hash, StoreId};
+
+/// What an acknowledged save survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of any process: the file system keeps nothing over a power loss.
+    Process,
+    /// A power loss.
+    Local,
+}
+
+/// Magic numbers of file systems, as `statfs` gives them (linux/magic.h).
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6_u32 as i64;
+const NFS: i64 = 0x6969;
+const NETWORK: [i64; 8] = [
+    NFS,
+    0xff53_4d42_u32 as i64, // CIFS
+    0xfe53_4d42_u32 as i64, // SMB2
+    0x0bd0_0bd0,            // Lustre
+    0x4750_4653,            // GPFS
+    0x6573_5546,            // FUSE
+    0x00c3_6400,            // Ceph
+    0x0102_1997,            // 9P
+];
+
+fn kind(path: &Path) -> Option<i64> {
+    #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between targets")]
+    rustix::fs::statfs(path).ok().map(|stat| stat.f_type as i64)
+}
+
+pub(super) fn durability(root: &Path) -> Durability {
+    match kind(root) {
+        Some(TMPFS | RAMFS) => Durability::Process,
+        _ => Durability::Local,
+    }
+}
+
+/// True if other machines may see the same files.
+pub(crate) fn is_network(root: &Path) -> bool {
+    kind(root).is_some_and(|kind| NETWORK.contains(&kind))
+}
+
+/// The first place that takes it: a catalog is never a reason not to open a store.
+pub(super) fn open_catalog(root: &Path, store: StoreId, origin: Hash, options: &Options) -> Result<Catalog> {
+    if options.catalog == CatalogPlace::Auto {
+        for path in places(root, store) {
+            if let Ok(catalog) = Catalog::open(&path, store, origin) {
+                return Ok(catalog);
+            }
+        }
+    }
+    Catalog::in_memory(store, origin)
+}
+
+fn places(root: &Path, store: StoreId) -> Vec<PathBuf> {
+    let mut places = Vec::new();
+    if !is_network(root) {
+        places.push(root.join(crate::format::keys::CATALOG));
+    }
+    let cache = std::env::var_os("TREERING_CACHE").map(PathBuf::from);
+    let uid = rustix::process::getuid().as_raw();
+    let folder = cache.unwrap_or_else(|| std::env::temp_dir().join(format!("treering-{uid}")));
+    if !is_network(&folder) && own_folder(&folder, uid) {
+        places.push(folder.join(format!("{store}.sqlite")));
+    }
+    places
+}
+
+/// A folder that nobody else may write to: a planted catalog is not opened.
+fn own_folder(folder: &Path, uid: u32) -> bool {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
+    std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0)
+}

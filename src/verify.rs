@@ -1,0 +1,290 @@
+//! Reading what is stored, and believing nothing.
+//!
+//! Damage does not end it: what is found is collected, and for each damaged object the report names every checkpoint and
+//! every tensor that it reaches.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::catalog::{CheckpointRow, Filter, PackRow, PackState};
+use crate::error::{Error, Result};
+use crate::format::keys::Key;
+use crate::format::pack::{self, Footer};
+use crate::id::{ChunkId, PackId};
+use crate::monitor::Unit;
+use crate::parallel;
+use crate::save::Manifest;
+use crate::store::{ChunkTool, Store};
+
+/// How much is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// The log, and of each pack its length and its end.
+    #[default]
+    Structure,
+    /// Every byte of every pack, against the checksum of its frame.
+    Stored,
+    /// Every chunk is decoded and hashed, and every manifest is read.
+    Deep,
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct VerifyReport {
+    /// Entries of the log.
+    pub entries: u64,
+    /// Packs that were looked at.
+    pub packs: u64,
+    /// Frames that were read.
+    pub frames: u64,
+    /// Checkpoints that are not forgotten.
+    pub checkpoints: u64,
+    /// Stored bytes that were read.
+    pub stored_bytes: u64,
+    /// Bytes that came out of them.
+    pub raw_bytes: u64,
+    /// Objects, or parts of them, that are not what was written.
+    pub damage: Vec<Damage>,
+    /// Checkpoints that cannot be restored whole, with the names of the tensors that are lost.
+    pub affected: Vec<Affected>,
+    /// Packs that no entry names: of saves that run now, or that died. A collection removes the latter.
+    pub foreign: Vec<PackId>,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// Something that is not what was written.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Damage {
+    /// The object's key.
+    pub object: String,
+    /// The chunk, if not all of the object is damaged.
+    pub chunk: Option<ChunkId>,
+    /// What showed it.
+    pub why: String,
+}
+
+/// A checkpoint that cannot be restored whole.
+#[derive(Clone, Debug)]
+pub struct Affected {
+    /// The checkpoint.
+    pub checkpoint: CheckpointRow,
+    /// The tensors, headers and side files that are lost; the manifest's own name if it cannot be read.
+    pub lost: Vec<String>,
+}
+
+impl VerifyReport {
+    /// Nothing is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.damage.is_empty() && self.affected.is_empty()
+    }
+}
+
+/// What is found while packs are read.
+#[derive(Default)]
+struct Findings {
+    damage: BTreeSet<Damage>,
+    /// Frames that cannot be read, and packs of which nothing can.
+    bad_chunks: HashSet<(PackId, ChunkId)>,
+    bad_packs: HashSet<PackId>,
+    frames: u64,
+    stored: u64,
+    raw: u64,
+}
+
+impl Store {
+    /// Reads what is stored, to this depth.
+    pub fn verify(&self, depth: Depth) -> Result<VerifyReport> {
+        let started = Instant::now();
+        let mut report = VerifyReport::default();
+        self.refresh()?;
+        let mut damage = self.verify_log(&mut report)?;
+        let packs: Vec<PackRow> =
+            self.catalog().packs()?.into_iter().filter(|pack| pack.state == PackState::Live).collect();
+        let lying: BTreeMap<PackId, u64> = self.backend().packs()?.into_iter().collect();
+        let known: HashSet<PackId> = packs.iter().map(|pack| pack.pack).collect();
+        report.foreign = self.foreign(&known, lying.keys())?;
+        let findings = self.verify_packs(&packs, &lying, depth)?;
+        report.packs = packs.len() as u64;
+        (report.frames, report.stored_bytes, report.raw_bytes) = (findings.frames, findings.stored, findings.raw);
+        damage.extend(findings.damage.iter().cloned());
+        report.affected = self.affected(&findings, depth)?;
+        report.checkpoints = self.catalog().count_checkpoints()?[..2].iter().sum();
+        report.damage = damage.into_iter().collect();
+        report.seconds = started.elapsed().as_secs_f64();
+        Ok(report)
+    }
+
+    /// Every slot up to the head, read again.
+    fn verify_log(&self, report: &mut VerifyReport) -> Result<BTreeSet<Damage>> {
+        let mut damage = BTreeSet::new();
+        let position = self.catalog().position()?;
+        let mut previous = self.origin();
+        self.monitor().begin("checking the log", Some(position.next), Unit::Things);
+        for slot in 0..position.next {
+            self.check_stop()?;
+            let object = Key::entry(slot).to_string();
+            let bad = |why: String| Damage { object: object.clone(), chunk: None, why };
+            let decoded = match self.read_entry_bytes(slot) {
+                Ok(Some(bytes)) => crate::format::entry::Entry::decode(&bytes, self.id(), slot),
+                Ok(None) => Err(Error::ObjectMissing { object: object.clone() }),
+                Err(error) => Err(error),
+            };
+            let hash = match decoded {
+                Ok(crate::format::entry::Decoded::Entry(entry, hash)) => {
+                    if previous.is_some_and(|previous| previous != entry.previous) {
+                        damage.insert(bad("it does not follow the entry before it".into()));
+                    }
+                    Some(hash)
+                }
+                Ok(crate::format::entry::Decoded::Unknown { hash, .. }) => Some(hash),
+                Err(error) => {
+                    damage.insert(bad(said(&error)));
+                    None
+                }
+            };
+            previous = hash;
+            report.entries += 1;
+            self.monitor().advance(1);
+        }
+        if previous.is_some_and(|last| last != position.head) {
+            let object = Key::entry(position.next.saturating_sub(1)).to_string();
+            damage.insert(Damage { object, chunk: None, why: "it is not the entry that was read before".into() });
+        }
+        self.monitor().end();
+        Ok(damage)
+    }
+
+    fn foreign<'a>(&self, known: &HashSet<PackId>, lying: impl Iterator<Item = &'a PackId>) -> Result<Vec<PackId>> {
+        let catalog = self.catalog();
+        let mut foreign = Vec::new();
+        for &pack in lying.filter(|pack| !known.contains(pack)) {
+            if catalog.pack(pack)?.is_none() {
+                foreign.push(pack);
+            }
+        }
+        Ok(foreign)
+    }
+
+    fn verify_packs(&self, packs: &[PackRow], lying: &BTreeMap<PackId, u64>, depth: Depth) -> Result<Findings> {
+        let findings = Mutex::new(Findings::default());
+        let lock = || findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let total = packs.iter().map(|pack| pack.bytes).sum();
+        self.monitor().begin("checking packs", Some(total), Unit::Bytes);
+        let mut whole: Vec<(PackRow, Footer)> = Vec::new();
+        for pack in packs {
+            self.check_stop()?;
+            let found = match lying.get(&pack.pack) {
+                None => Err(Error::ObjectMissing { object: Key::pack(pack.pack).to_string() }),
+                Some(_) => self.read_footer(pack).and_then(|(footer, _)| self.check_header(pack).map(|()| footer)),
+            };
+            match found {
+                Ok(footer) => whole.push((pack.clone(), footer)),
+                Err(error) => {
+                    let mut found = lock();
+                    found.damage.insert(Damage {
+                        object: Key::pack(pack.pack).to_string(),
+                        chunk: None,
+                        why: said(&error),
+                    });
+                    found.bad_packs.insert(pack.pack);
+                }
+            }
+        }
+        if depth >= Depth::Stored {
+            let sets = whole.iter().map(|(pack, _)| self.pack_set(vec![pack.clone()])).collect::<Result<Vec<_>>>()?;
+            let frames = whole
+                .iter()
+                .zip(&sets)
+                .flat_map(|((pack, footer), set)| footer.rows.iter().map(move |row| (pack, row, set)));
+            parallel::for_each(
+                self.threads(),
+                frames,
+                || (ChunkTool::default(), Vec::new(), Vec::new()),
+                |(tool, frame, chunk): &mut (ChunkTool, Vec<u8>, Vec<u8>), (pack, row, set)| {
+                    self.check_stop()?;
+                    // A difference is decoded where its base is: in the checkpoints that use it.
+                    let deep = depth == Depth::Deep && row.bases.is_empty();
+                    let checked = if deep {
+                        chunk.resize(row.chunk_bytes as usize, 0);
+                        set.read(row.chunk, tool, chunk)
+                    } else {
+                        frame.resize(row.frame_bytes as usize, 0);
+                        self.read_frame(pack, row, frame)
+                    };
+                    let mut found = lock();
+                    found.frames += 1;
+                    found.stored += u64::from(row.frame_bytes);
+                    found.raw += if deep { u64::from(row.chunk_bytes) } else { 0 };
+                    if let Err(error) = checked {
+                        let object = Key::pack(pack.pack).to_string();
+                        found.damage.insert(Damage { object, chunk: Some(row.chunk), why: said(&error) });
+                        found.bad_chunks.insert((pack.pack, row.chunk));
+                    }
+                    self.monitor().advance(row.frame_bytes.into());
+                    Ok(())
+                },
+            )?;
+        }
+        self.monitor().end();
+        Ok(findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn check_header(&self, pack: &PackRow) -> Result<()> {
+        let expected = pack::header(self.id(), pack.pack);
+        let mut found = vec![0; expected.len()];
+        self.backend().open(&Key::pack(pack.pack))?.read_exact_at(&mut found, 0)?;
+        if found == expected {
+            Ok(())
+        } else {
+            Err(Error::damaged(Key::pack(pack.pack).as_str(), "its header is not its own"))
+        }
+    }
+
+    fn read_frame(&self, pack: &PackRow, row: &pack::Row, frame: &mut [u8]) -> Result<()> {
+        self.backend().open(&Key::pack(pack.pack))?.read_exact_at(frame, row.offset)?;
+        let bad = |why: crate::wire::WireError| Error::ChunkDamaged { chunk: row.chunk, pack: pack.pack, why: why.0 };
+        pack::frame_body(frame, row).map(|_| ()).map_err(bad)
+    }
+
+    /// The checkpoints that damage reaches, and what of them is lost. Without damage nothing is read for it, unless every
+    /// manifest is to be read anyway.
+    fn affected(&self, findings: &Findings, depth: Depth) -> Result<Vec<Affected>> {
+        let sound = findings.bad_packs.is_empty() && findings.bad_chunks.is_empty();
+        if sound && depth < Depth::Deep {
+            return Ok(Vec::new());
+        }
+        let rows = self.catalog().checkpoints(&Filter { superseded: true, ..Filter::default() })?;
+        let mut affected = Vec::new();
+        for row in rows {
+            self.check_stop()?;
+            let lost = self.lost(&row, findings)?;
+            if !lost.is_empty() {
+                affected.push(Affected { checkpoint: row, lost });
+            }
+        }
+        Ok(affected)
+    }
+
+    fn lost(&self, row: &CheckpointRow, findings: &Findings) -> Result<Vec<String>> {
+        let packs = self.catalog().packs_of(row.slot)?;
+        let sound: Vec<PackRow> = packs.into_iter().filter(|pack| !findings.bad_packs.contains(&pack.pack)).collect();
+        let manifest = match Manifest::open_from(self.pack_set(sound)?, row.clone()) {
+            Ok(manifest) => manifest,
+            Err(error) => return Ok(vec![format!("everything (its manifest cannot be read: {})", said(&error))]),
+        };
+        manifest.lost(&|pack, chunk| findings.bad_chunks.contains(&(pack, chunk)))
+    }
+}
+
+fn said(error: &Error) -> String {
+    match error {
+        Error::ObjectDamaged { why, .. } | Error::ChunkDamaged { why, .. } => why.clone(),
+        Error::ObjectMissing { .. } => "missing".into(),
+        other => match std::error::Error::source(other) {
+            Some(cause) => format!("{other}: {cause}"),
+            None => other.to_string(),
+        },
+    }
+}

@@ -1,0 +1,123 @@
+//! What the tests share: a store in a temporary folder, and checkpoints to put into it.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use treering::restore::RestoreOptions;
+use treering::save::{Inputs, SaveOptions, SaveReport};
+use treering::store::{Options, Store};
+
+/// A store in a folder of its own.
+pub(crate) struct Place {
+    pub(crate) folder: TempDir,
+    pub(crate) store: Store,
+}
+
+impl Place {
+    #[must_use]
+    pub(crate) fn new() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::create(folder.path().join("store"), None, Options::default()).unwrap();
+        Place { folder, store }
+    }
+
+    #[must_use]
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Opens the store again, as another process would.
+    #[must_use]
+    pub(crate) fn reopened(&self) -> Store {
+        Store::open(self.store.root(), Options::default()).unwrap()
+    }
+
+    /// Writes a safetensors file.
+    #[must_use]
+    pub(crate) fn file(&self, name: &str, tensors: &[Tensor]) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, file_bytes(tensors)).unwrap();
+        path
+    }
+
+    #[track_caller]
+    pub(crate) fn save(&self, run: &str, step: u64, path: &Path) -> SaveReport {
+        self.save_with(path, &options(run, step)).unwrap()
+    }
+
+    pub(crate) fn save_with(&self, path: &Path, options: &SaveOptions) -> treering::Result<SaveReport> {
+        self.store.save(&Inputs::paths(&[(None, path.to_path_buf())], false)?, options)
+    }
+
+    /// The restored output must be the same file, or folder, as the original.
+    #[track_caller]
+    pub(crate) fn assert_restores(&self, address: &str, original: &Path) {
+        let out = tempfile::tempdir_in(self.folder.path()).unwrap();
+        let output = out.path().join("out");
+        let store = self.reopened();
+        let report = store.restore(&address.parse().unwrap(), &output, &RestoreOptions::default()).unwrap();
+        assert!(report.identical);
+        assert_same(original, &output);
+    }
+}
+
+#[must_use]
+pub(crate) fn options(run: &str, step: u64) -> SaveOptions {
+    SaveOptions { run: run.into(), step, ..SaveOptions::default() }
+}
+
+#[track_caller]
+pub(crate) fn assert_same(a: &Path, b: &Path) {
+    if a.is_dir() {
+        let names = |folder: &Path| {
+            let mut names: Vec<_> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(a), names(b));
+        names(a).iter().for_each(|name| assert_same(&a.join(name), &b.join(name)));
+    } else {
+        assert!(std::fs::read(a).unwrap() == std::fs::read(b).unwrap(), "{} and {} differ", a.display(), b.display());
+    }
+}
+
+/// A tensor of a test file.
+#[derive(Clone, Debug)]
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: &'static str,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// Noise that looks like trained weights: the same for the same seed.
+#[must_use]
+pub(crate) fn floats(name: &str, count: usize, seed: u64) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    let bytes = (0..count).flat_map(|_| ((next() + next() + next()) * 0.04).to_le_bytes()).collect();
+    Tensor { name: name.into(), dtype: "F32", shape: vec![count as u64], bytes }
+}
+
+/// The bytes of a safetensors file.
+#[must_use]
+pub(crate) fn file_bytes(tensors: &[Tensor]) -> Vec<u8> {
+    let metas: Vec<treering::tensor::TensorMeta> = tensors
+        .iter()
+        .map(|t| treering::tensor::TensorMeta {
+            name: t.name.clone(),
+            dtype: treering::tensor::DType::new(t.dtype),
+            shape: t.shape.clone(),
+            bytes: t.bytes.len() as u64,
+        })
+        .collect();
+    let mut file = treering::format::safetensors::write_header(&metas, &[("format".into(), "pt".into())]);
+    tensors.iter().for_each(|t| file.extend_from_slice(&t.bytes));
+    file
+}

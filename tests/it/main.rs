@@ -1,0 +1,4 @@
+//! One binary for all tests through the public doors.
+
+mod helpers;
+mod save_restore;
