@@ -26,6 +26,8 @@ pub mod retain;
 pub mod save;
 pub mod verify;
 // -- errands
+pub mod doctor;
+pub mod export;
 pub mod history;
 pub mod stats;
 

@@ -239,6 +239,18 @@ impl Backend for LocalBackend {
         Ok(())
     }
 
+    fn temporary(&self) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        for name in self.list(keys::TMP)? {
+            let inside = if name.folder { self.list(&format!("{}/{}", keys::TMP, name.name))? } else { vec![name] };
+            for file in inside.iter().filter(|file| !["reserve", LOCK].contains(&file.name.as_str())) {
+                files += 1;
+                bytes += file.bytes;
+            }
+        }
+        Ok((files, bytes))
+    }
+
     fn release_reserve(&self) -> bool {
         self.disk.unlink(&self.root.join(keys::RESERVE)).is_ok()
     }

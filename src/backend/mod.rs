@@ -44,6 +44,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Calls `bury` for each save that began and did not end, and that no living process of this machine owns; then its
     /// staged files are removed. Other temporary files older than `before` go too.
     fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()>;
+    /// Temporary files, and their bytes. What is put aside for a full disk does not count.
+    fn temporary(&self) -> Result<(u64, u64)>;
     /// Gives up the space that is put aside for freeing space on a full disk; false if there is none.
     fn release_reserve(&self) -> bool;
     /// Puts that space aside, as far as there is any.

@@ -63,7 +63,7 @@ impl Config {
         let chunking = Chunking {
             method: "fastcdc-2020".into(),
             min: chunk::MIN as u32,
-            average: chunk::AVERAGE as u32,
+            average: chunk::AVG as u32,
             max: chunk::MAX as u32,
         };
         Config { format: FORMAT, store, hash: "blake3".into(), chunking, features: Vec::new(), shared, created }

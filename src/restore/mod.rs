@@ -169,6 +169,17 @@ impl Checkpoint {
         Ok(tensor.meta.clone())
     }
 
+    /// The bytes of a side file.
+    pub fn read_side_file(&self, name: &str, sink: &mut dyn Write) -> Result<()> {
+        let found = self.manifest.root.side_files.iter().find(|(file, _)| file == name);
+        let (_, stored) = found.ok_or_else(|| Error::PartUnknown {
+            what: "side file",
+            name: names::printable(name).into_owned(),
+            checkpoint: self.info().address(),
+        })?;
+        self.copy(stored, sink)
+    }
+
     /// The values saved beside the tensors.
     pub fn state(&self) -> Result<Option<Value>> {
         let Some(stored) = &self.manifest.root.state else { return Ok(None) };

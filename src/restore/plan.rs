@@ -150,7 +150,7 @@ fn in_file_order<'a>(
         members.filter_map(|(t, s)| Some((t.meta.name.as_str(), (*s)?))).collect();
     let total: u64 = by_name.values().map(|stored| stored.bytes).sum();
     let parsed =
-        safetensors::parse(header.get(8..).ok_or_else(damaged)?, total, "a stored header").map_err(|_| damaged())?;
+        safetensors::parse("a stored header", header.get(8..).ok_or_else(damaged)?, total).map_err(|_| damaged())?;
     let ordered: Option<Vec<Stored>> =
         parsed.tensors.iter().map(|entry| by_name.remove(entry.meta.name.as_str())).collect();
     ordered.filter(|_| by_name.is_empty()).ok_or_else(damaged)

@@ -4,7 +4,7 @@
 //! bounds are known beforehand are read by the worker that hashes them; those that the content decides are read here.
 
 use super::ingest::Bytes;
-use crate::chunk;
+use crate::chunk::{self, inherit};
 use crate::error::Result;
 use crate::format::manifest::{Recipe, Stored};
 use crate::id::ChunkId;
@@ -148,15 +148,8 @@ impl<'a> Cutter<'a> {
             part.bytes.read_exact_at(&mut bytes, part.offset + offset)?;
             Ok(ChunkId::of(&bytes))
         };
-        let front = chunk::match_front(&id_at, &theirs, part.length)?;
-        let front_bytes = length_of(&theirs[..front]);
-        let back = chunk::match_back(&id_at, &theirs[front..], part.length - front_bytes, part.length)?;
-        let back = theirs[theirs.len() - back..].to_vec();
-        let middle_end = part.length - length_of(&back);
-        Ok(Cuts::Ends { front: theirs[..front].to_vec(), next: 0, middle_end, back })
+        let ends = inherit::match_ends(&id_at, &theirs, part.length)?;
+        let back = theirs[theirs.len() - ends.back..].to_vec();
+        Ok(Cuts::Ends { front: theirs[..ends.front].to_vec(), next: 0, middle_end: ends.middle.end, back })
     }
-}
-
-fn length_of(chunks: &[(ChunkId, u32)]) -> u64 {
-    chunks.iter().map(|(_, length)| u64::from(*length)).sum()
 }

@@ -173,10 +173,10 @@ impl<'a> Inputs<'a> {
         }
         let mut first = [0; 8];
         bytes.read_exact_at(&mut first, 0)?;
-        let length = safetensors::header_len(first, bytes.len(), &what)?;
+        let length = safetensors::header_len(&what, first, bytes.len())?;
         let mut header = vec![0; 8 + length as usize];
         bytes.read_exact_at(&mut header, 0)?;
-        let parsed = safetensors::parse(&header[8..], bytes.len() - 8 - length, &what)?;
+        let parsed = safetensors::parse(&what, &header[8..], bytes.len() - 8 - length)?;
         let file = self.files.len() as u32;
         self.tensors.extend(parsed.tensors.into_iter().map(|entry| InputTensor {
             component: component.unwrap_or_else(|| names::component_of(&entry.meta.name)).to_string(),

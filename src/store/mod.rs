@@ -28,6 +28,7 @@ pub(crate) use lookup::Lookup;
 pub(crate) use pack_reader::{ChunkTool, PackSet};
 pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;
+pub(crate) use place::is_network;
 
 /// A store of checkpoints. Cheap to clone; all clones share one catalog.
 #[derive(Clone, Debug)]
@@ -121,6 +122,15 @@ impl Store {
         let store = Store { inner: Arc::new(inner), monitor: Arc::new(Silent) };
         store.refresh()?;
         Ok(store)
+    }
+
+    /// Removes the catalog of the store at `root`: the next opening reads the whole log, and believes it even if it is
+    /// shorter than it was.
+    pub fn forget_catalog(root: impl AsRef<Path>) -> Result<()> {
+        let options = Options { catalog: CatalogPlace::Memory, ..Options::default() };
+        let store = Store::open(root, options)?;
+        place::places(store.root(), store.id()).iter().for_each(|path| Catalog::remove(path));
+        Ok(())
     }
 
     /// The same store, with someone who hears how far its journeys are and may stop them.

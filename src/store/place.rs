@@ -60,7 +60,7 @@ pub(super) fn open_catalog(root: &Path, store: StoreId, origin: Hash, options: &
     Catalog::in_memory(store, origin)
 }
 
-fn places(root: &Path, store: StoreId) -> Vec<PathBuf> {
+pub(super) fn places(root: &Path, store: StoreId) -> Vec<PathBuf> {
     let mut places = Vec::new();
     if !is_network(root) {
         places.push(root.join(crate::format::keys::CATALOG));

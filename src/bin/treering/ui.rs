@@ -1,0 +1,116 @@
+//! What people see: numbers, tables, lines, colours and progress; and what programs see: JSON and CSV.
+//!
+//! Knows no store. Everything printed goes through [`Out`], which turns a closed pipe into an error that `main` treats as
+//! success, and drops colours where they are not wanted.
+
+pub(crate) mod csv;
+pub(crate) mod json;
+pub(crate) mod numbers;
+pub(crate) mod progress;
+pub(crate) mod spark;
+pub(crate) mod table;
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+use std::io::{self, IsTerminal, Write as _};
+
+use owo_colors::OwoColorize;
+
+pub(crate) use json::Number;
+pub(crate) use numbers::{age, bytes, count, duration, percent, rate};
+pub(crate) use progress::Progress;
+pub(crate) use spark::spark;
+pub(crate) use table::{Table, left, right};
+
+/// Standard output. Errors name it.
+pub(crate) struct Out(io::BufWriter<anstream::AutoStream<io::Stdout>>);
+
+impl Out {
+    /// Colours as [`anstream::ColorChoice::global`] says, on a terminal only unless forced.
+    pub(crate) fn stdout() -> Out {
+        Out(io::BufWriter::with_capacity(64 << 10, anstream::stdout()))
+    }
+
+    /// One line.
+    pub(crate) fn line(&mut self, line: impl fmt::Display) -> treering::Result<()> {
+        writeln!(self.0, "{line}").map_err(on_stdout)
+    }
+
+    /// Bytes as they are: past the colour filter, which would take some bytes of a tensor for escapes.
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> treering::Result<()> {
+        self.0.flush().and_then(|()| self.0.get_mut().as_inner().write_all(bytes)).map_err(on_stdout)
+    }
+
+    /// Must be called at the end: what a drop cannot write, nobody would hear of.
+    pub(crate) fn finish(mut self) -> treering::Result<()> {
+        self.0.flush().map_err(on_stdout)
+    }
+}
+
+fn on_stdout(source: io::Error) -> treering::Error {
+    treering::Error::Io { op: "write", path: "standard output".into(), source }
+}
+
+pub(crate) fn bold(text: &str) -> String {
+    text.bold().to_string()
+}
+
+pub(crate) fn dim(text: &str) -> String {
+    text.dimmed().to_string()
+}
+
+pub(crate) fn green(text: &str) -> String {
+    text.green().to_string()
+}
+
+pub(crate) fn yellow(text: &str) -> String {
+    text.yellow().bold().to_string()
+}
+
+pub(crate) fn red(text: &str) -> String {
+    text.red().bold().to_string()
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Whether standard error is a terminal.
+pub(crate) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
+}
+
+/// A name as it can be printed: what would move the cursor, or hide other text, is spelled out.
+pub(crate) fn printable(name: &str) -> Cow<'_, str> {
+    if !name.contains(unprintable) {
+        return Cow::Borrowed(name);
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    for c in name.chars() {
+        if unprintable(c) {
+            let _ = write!(out, "{}", c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    Cow::Owned(out)
+}
+
+/// Control characters, line separators, and the marks that change the direction of text.
+fn unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_move_the_cursor() {
+        assert_eq!(printable("layers.0/wörk"), "layers.0/wörk");
+        assert_eq!(printable("a\u{1b}[2Jb\nc"), "a\\u{1b}[2Jb\\nc");
+        assert_eq!(printable("x\u{202e}y\u{85}"), "x\\u{202e}y\\u{85}");
+    }
+}
