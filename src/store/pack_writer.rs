@@ -94,11 +94,12 @@ impl PackWriter {
             bases: info.bases,
         });
         open.end += frame.len() as u64;
+        // Frames lie in the order of the rows: what waits goes before what does not wait.
         if open.buffer.len() + frame.len() > BUFFER_BYTES {
             open.sink.append(&open.buffer)?;
             open.buffer.clear();
         }
-        if frame.len() > BUFFER_BYTES / 2 {
+        if open.buffer.is_empty() && frame.len() > BUFFER_BYTES / 2 {
             open.sink.append(frame)?;
         } else {
             open.buffer.extend_from_slice(frame);

@@ -38,3 +38,16 @@ fn a_change_costs_what_changed() {
     place.assert_restores("r@1", &one);
     place.assert_restores("r@2", &two);
 }
+
+#[test]
+fn frames_of_all_sizes_lie_in_order() {
+    let place = Place::new();
+    // Noise, so that a frame is as long as its tensor: below, around and above what is written at a time.
+    let sizes = [10, 70_000, 200_000, 3, 64_000, 250_000, 500, 130_000, 60_000, 40_000, 300_000, 9];
+    let tensors: Vec<_> =
+        sizes.iter().enumerate().map(|(i, &n)| floats(&format!("model.t{i:02}"), n, i as u64 + 5)).collect();
+    let file = place.file("1.safetensors", &tensors);
+    place.save("r", 1, &file);
+    place.assert_restores("r@1", &file);
+    assert!(place.store.verify(treering::verify::Depth::Deep).unwrap().is_sound());
+}

@@ -1,7 +1,6 @@
 //! How a failure is said: one line with its causes, a hint, an exit code.
 
 use std::error::Error as _;
-use std::io;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -11,7 +10,7 @@ use crate::ui::{self, printable};
 
 /// Says what went wrong, and gives the exit code. A reader that closed the pipe has seen enough: that is success.
 pub(crate) fn failure(error: &Error, json: bool) -> ExitCode {
-    if is_closed_pipe(error) {
+    if ui::is_closed_pipe(error) {
         return ExitCode::SUCCESS;
     }
     say(&message(error), kind(error.kind()), error.hint().as_deref(), json);
@@ -36,12 +35,12 @@ fn say(message: &str, kind: &str, hint: Option<&str>, json: bool) {
     if json {
         let error = json!({ "error": { "kind": kind, "message": message, "hint": hint } });
         // Strings are always JSON.
-        anstream::eprintln!("{}", ui::json::document(&error, false).unwrap_or_default());
+        ui::tell(ui::json::document(&error, false).unwrap_or_default());
         return;
     }
-    anstream::eprintln!("{} {}", ui::red("error:"), printable(message));
+    ui::tell(format_args!("{} {}", ui::red("error:"), printable(message)));
     if let Some(hint) = hint {
-        anstream::eprintln!("{} {}", ui::green("hint:"), printable(hint));
+        ui::tell(format_args!("{} {}", ui::green("hint:"), printable(hint)));
     }
 }
 
@@ -71,25 +70,13 @@ fn kind(kind: ErrorKind) -> &'static str {
     }
 }
 
-fn is_closed_pipe(error: &Error) -> bool {
-    matches!(error, Error::Io { source, .. } if source.kind() == io::ErrorKind::BrokenPipe)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn causes_stand_on_the_same_line() {
-        let source = io::Error::other("quota");
+        let source = std::io::Error::other("quota");
         assert_eq!(message(&Error::Io { op: "create", path: "a".into(), source }), "cannot create a: quota");
-    }
-
-    #[test]
-    fn a_closed_pipe_is_success() {
-        let source = io::ErrorKind::BrokenPipe.into();
-        let error = Error::Io { op: "write", path: "standard output".into(), source };
-        assert!(is_closed_pipe(&error));
-        assert!(!is_closed_pipe(&Error::Interrupted));
     }
 }

@@ -47,8 +47,22 @@ impl Out {
     }
 }
 
+/// What errors call standard output. No file of a store has this name.
+const STDOUT: &str = "standard output";
+
 fn on_stdout(source: io::Error) -> treering::Error {
-    treering::Error::Io { op: "write", path: "standard output".into(), source }
+    treering::Error::Io { op: "write", path: STDOUT.into(), source }
+}
+
+/// Whether the reader of standard output has gone away.
+pub(crate) fn is_closed_pipe(error: &treering::Error) -> bool {
+    let treering::Error::Io { path, source, .. } = error else { return false };
+    source.kind() == io::ErrorKind::BrokenPipe && path.as_os_str() == STDOUT
+}
+
+/// A line on standard error. If nobody reads that, there is nobody to tell: the journey goes on.
+pub(crate) fn tell(line: impl fmt::Display) {
+    let _ = writeln!(anstream::stderr(), "{line}");
 }
 
 pub(crate) fn bold(text: &str) -> String {
@@ -106,6 +120,14 @@ fn unprintable(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_standard_output_may_be_closed() {
+        assert!(is_closed_pipe(&on_stdout(io::ErrorKind::BrokenPipe.into())));
+        assert!(!is_closed_pipe(&on_stdout(io::ErrorKind::StorageFull.into())));
+        let source = io::ErrorKind::BrokenPipe.into();
+        assert!(!is_closed_pipe(&treering::Error::Io { op: "write", path: "store/log".into(), source }));
+    }
 
     #[test]
     fn names_cannot_move_the_cursor() {

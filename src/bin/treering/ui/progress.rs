@@ -83,7 +83,7 @@ impl Monitor for Progress {
     }
 
     fn warn(&self, message: &str) {
-        let line = || anstream::eprintln!("{} {}", super::yellow("warning:"), printable(message));
+        let line = || super::tell(format_args!("{} {}", super::yellow("warning:"), printable(message)));
         match self.stage().as_ref() {
             Some(stage) => stage.bar.suspend(line),
             None => line(),
