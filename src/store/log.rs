@@ -90,6 +90,7 @@ impl Store {
         if catalog.apply(entry, hash).is_err() {
             if let Ok(memory) = Catalog::in_memory(self.id(), self.inner.origin) {
                 *catalog = memory;
+                let _ = self.catch_up(catalog);
             }
         }
     }
