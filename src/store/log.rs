@@ -154,7 +154,7 @@ impl Store {
                 None => None,
                 Some(bytes) => Some(Entry::decode(&bytes, self.id(), slot)),
             };
-            let flush = batch.len() >= BATCH || !matches!(found, Some(Ok(_)));
+            let flush = batch.len() >= BATCH || !matches!(found, Some(Ok(Decoded::Entry(..))));
             if flush && !batch.is_empty() {
                 if !told && batch.len() >= BATCH {
                     told = true;

@@ -5,5 +5,7 @@ mod collect;
 mod folders;
 mod helpers;
 mod history;
+mod hostile;
+mod model;
 mod save_restore;
 mod writers;
