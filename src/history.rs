@@ -148,6 +148,7 @@ impl Store {
     pub fn forget(&self, slots: &[u64]) -> Result<Vec<CheckpointRow>> {
         let mut forgotten = Vec::new();
         for some in slots.chunks(PER_ENTRY) {
+            let mut now = Vec::new();
             self.append(SaveId::default(), 0, |catalog| {
                 let mut live = Vec::new();
                 for &slot in some {
@@ -155,9 +156,11 @@ impl Store {
                     live.extend(row.filter(|row| row.status != Status::Forgotten));
                 }
                 let slots: Vec<u64> = live.iter().map(|row| row.slot).collect();
-                forgotten.extend(live);
+                // Asked again after a lost race, only the last answer counts.
+                now = live;
                 Ok((!slots.is_empty()).then(|| Body::Forget(Forget { slots, reason: "asked".into() })))
             })?;
+            forgotten.append(&mut now);
         }
         Ok(forgotten)
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{Catalog, broken, packs};
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ impl Catalog {
 
     /// Adds several, in one transaction.
     pub fn apply_all<'a>(&mut self, entries: impl Iterator<Item = (&'a Entry, Hash)>) -> Result<()> {
-        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         for (entry, hash) in entries {
             let next: u64 = tx.query_row("SELECT next FROM position", [], |row| row.get(0))?;
             match entry.slot.cmp(&next) {
@@ -32,7 +32,7 @@ impl Catalog {
                 std::cmp::Ordering::Greater => return Err(broken("it moved back")),
                 std::cmp::Ordering::Equal => {}
             }
-            apply_body(&tx, entry)?;
+            apply_known(&mut tx, entry)?;
             advance(&tx, entry.slot + 1, hash)?;
         }
         tx.commit()?;
@@ -49,12 +49,29 @@ impl Catalog {
     }
 }
 
+/// An entry may speak of what an entry says that could not be read: it is passed like that one.
+fn apply_known(tx: &mut Transaction<'_>, entry: &Entry) -> Result<()> {
+    if !tx.prepare_cached("SELECT 1 FROM damaged LIMIT 1")?.exists([])? {
+        return apply_body(tx, entry);
+    }
+    let save = tx.savepoint()?;
+    match apply_body(&save, entry) {
+        Err(error @ Error::ObjectDamaged { .. }) => {
+            drop(save);
+            tx.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", params![entry.slot, error.to_string()])?;
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(()) => Ok(save.commit()?),
+    }
+}
+
 fn advance(tx: &Transaction<'_>, next: u64, head: Hash) -> Result<()> {
     tx.prepare_cached("UPDATE position SET next = ?, head = ?")?.execute(params![next, head.0])?;
     Ok(())
 }
 
-fn apply_body(tx: &Transaction<'_>, entry: &Entry) -> Result<()> {
+fn apply_body(tx: &Connection, entry: &Entry) -> Result<()> {
     match &entry.body {
         Body::Commit(body) => commit(tx, entry, body),
         Body::Amend(body) => amend(tx, entry, body),
@@ -107,7 +124,7 @@ fn apply_body(tx: &Transaction<'_>, entry: &Entry) -> Result<()> {
     }
 }
 
-fn commit(tx: &Transaction<'_>, entry: &Entry, body: &Commit) -> Result<()> {
+fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
     let run = put_run(tx, &body.run, entry)?;
     if let Some(config) = &body.config {
         tx.execute("UPDATE runs SET config = ? WHERE id = ?", params![json(config), run])?;
@@ -151,7 +168,7 @@ fn commit(tx: &Transaction<'_>, entry: &Entry, body: &Commit) -> Result<()> {
     put_tags(tx, run, entry.slot, &body.tags)
 }
 
-fn amend(tx: &Transaction<'_>, entry: &Entry, body: &Amend) -> Result<()> {
+fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
     let (before, status, dropped) = tx
         .query_row("SELECT packs, status, dropped FROM checkpoints WHERE slot = ?", [body.slot], |row| {
             Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u8>(1)?, row.get::<_, String>(2)?))
@@ -183,7 +200,7 @@ fn amend(tx: &Transaction<'_>, entry: &Entry, body: &Amend) -> Result<()> {
 }
 
 /// Whoever needed one of the old packs needs all of the new ones instead.
-fn repack(tx: &Transaction<'_>, entry: &Entry, body: &Repack) -> Result<()> {
+fn repack(tx: &Connection, entry: &Entry, body: &Repack) -> Result<()> {
     let new = put_packs(tx, entry.save, &body.packs)?;
     let old = body.replaces.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
     let users = {
@@ -205,7 +222,7 @@ fn repack(tx: &Transaction<'_>, entry: &Entry, body: &Repack) -> Result<()> {
     body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
 }
 
-fn forget(tx: &Transaction<'_>, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
+fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
     let Some(set) = live_set(tx, slot)? else {
         run_of(tx, entry, slot)?;
         return Ok(());
@@ -217,7 +234,7 @@ fn forget(tx: &Transaction<'_>, entry: &Entry, slot: u64, reason: &str) -> Resul
     Ok(())
 }
 
-fn undo(tx: &Transaction<'_>, entry: &Entry, slot: u64) -> Result<()> {
+fn undo(tx: &Connection, entry: &Entry, slot: u64) -> Result<()> {
     run_of(tx, entry, slot)?;
     if live_set(tx, slot)?.is_none() {
         let set: Vec<u8> = tx.query_row("SELECT packs FROM checkpoints WHERE slot = ?", [slot], |row| row.get(0))?;
@@ -227,7 +244,7 @@ fn undo(tx: &Transaction<'_>, entry: &Entry, slot: u64) -> Result<()> {
     Ok(())
 }
 
-fn condemn(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
+fn condemn(tx: &Connection, pack: PackId) -> Result<()> {
     // An orphan of a dead save was never in the log.
     let row = params![pack.save.0, pack.index, 0, [0u8; 32]];
     tx.prepare_cached(
@@ -239,7 +256,7 @@ fn condemn(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
     Ok(())
 }
 
-fn sweep(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
+fn sweep(tx: &Connection, pack: PackId) -> Result<()> {
     let id: Option<PackRef> = tx
         .prepare_cached("SELECT id FROM packs WHERE save = ? AND number = ?")?
         .query_row(params![pack.save.0, pack.index], |row| row.get(0))
@@ -249,13 +266,13 @@ fn sweep(tx: &Transaction<'_>, pack: PackId) -> Result<()> {
     Ok(())
 }
 
-fn put_run(tx: &Transaction<'_>, name: &str, entry: &Entry) -> Result<i64> {
+fn put_run(tx: &Connection, name: &str, entry: &Entry) -> Result<i64> {
     tx.prepare_cached("INSERT OR IGNORE INTO runs (name, created) VALUES (?, ?)")?
         .execute(params![name, entry.time.0])?;
     Ok(tx.prepare_cached("SELECT id FROM runs WHERE name = ?")?.query_row([name], |row| row.get(0))?)
 }
 
-fn put_metrics(tx: &Transaction<'_>, run: i64, slot: u64, metrics: &Metrics) -> Result<()> {
+fn put_metrics(tx: &Connection, run: i64, slot: u64, metrics: &Metrics) -> Result<()> {
     for (name, value) in metrics {
         // SQLite keeps no NaN: NULL stands for it.
         let value = Some(value.0).filter(|v| !v.is_nan());
@@ -266,14 +283,14 @@ fn put_metrics(tx: &Transaction<'_>, run: i64, slot: u64, metrics: &Metrics) -> 
     Ok(())
 }
 
-fn put_tags(tx: &Transaction<'_>, run: i64, slot: u64, tags: &[String]) -> Result<()> {
+fn put_tags(tx: &Connection, run: i64, slot: u64, tags: &[String]) -> Result<()> {
     for tag in tags {
         tx.prepare_cached("INSERT OR REPLACE INTO tags VALUES (?, ?, ?)")?.execute(params![run, tag, slot])?;
     }
     Ok(())
 }
 
-fn put_packs(tx: &Transaction<'_>, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
+fn put_packs(tx: &Connection, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
     let mut refs = Vec::with_capacity(new.len());
     for pack in new {
         let row = params![save.0, pack.index, pack.bytes, pack.footer.0];
@@ -284,7 +301,7 @@ fn put_packs(tx: &Transaction<'_>, save: SaveId, new: &[NewPack]) -> Result<Vec<
 }
 
 /// The complete set of packs, own ones included, that an entry says a checkpoint needs.
-fn put_needed(tx: &Transaction<'_>, entry: &Entry, new: &[NewPack], needs: &Needs) -> Result<BTreeSet<PackRef>> {
+fn put_needed(tx: &Connection, entry: &Entry, new: &[NewPack], needs: &Needs) -> Result<BTreeSet<PackRef>> {
     let mut set = match needs.base {
         Some(slot) => live_set(tx, slot)?.ok_or_else(|| unknown(entry, slot))?,
         None => BTreeSet::new(),
@@ -299,7 +316,7 @@ fn put_needed(tx: &Transaction<'_>, entry: &Entry, new: &[NewPack], needs: &Need
     Ok(set)
 }
 
-fn pack_ref(tx: &Transaction<'_>, entry: &Entry, pack: PackId) -> Result<PackRef> {
+fn pack_ref(tx: &Connection, entry: &Entry, pack: PackId) -> Result<PackRef> {
     tx.prepare_cached("SELECT id FROM packs WHERE save = ? AND number = ?")?
         .query_row(params![pack.save.0, pack.index], |row| row.get(0))
         .optional()?
@@ -311,7 +328,7 @@ fn pack_ref(tx: &Transaction<'_>, entry: &Entry, pack: PackId) -> Result<PackRef
         })
 }
 
-fn live_set(tx: &Transaction<'_>, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
+fn live_set(tx: &Connection, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
     let set: Option<Vec<u8>> = tx
         .prepare_cached("SELECT packs FROM checkpoints WHERE slot = ? AND status < 2")?
         .query_row([slot], |row| row.get(0))
@@ -319,7 +336,7 @@ fn live_set(tx: &Transaction<'_>, slot: u64) -> Result<Option<BTreeSet<PackRef>>
     set.map(|set| packs::decode_set(&set)).transpose()
 }
 
-fn count(tx: &Transaction<'_>, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
+fn count(tx: &Connection, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
     let mut statement = tx.prepare_cached("UPDATE packs SET refs = refs + ?, suspect = suspect OR ? WHERE id = ?")?;
     for pack in set {
         statement.execute(params![by, by < 0, pack])?;
@@ -327,7 +344,7 @@ fn count(tx: &Transaction<'_>, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
     Ok(())
 }
 
-fn run_of(tx: &Transaction<'_>, entry: &Entry, slot: u64) -> Result<i64> {
+fn run_of(tx: &Connection, entry: &Entry, slot: u64) -> Result<i64> {
     tx.prepare_cached("SELECT run FROM checkpoints WHERE slot = ?")?
         .query_row([slot], |row| row.get(0))
         .optional()?

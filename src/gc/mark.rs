@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use crate::catalog::PackRow;
+use crate::catalog::{Catalog, PackRow};
 use crate::error::Result;
 use crate::id::{ChunkId, PackId};
 use crate::save::Manifest;
@@ -15,10 +15,17 @@ const USERS_MAX: usize = 4096;
 /// What is needed of some packs.
 #[derive(Debug, Default)]
 pub(super) struct Marked {
+    /// The slots of the checkpoints that were looked at.
+    users: BTreeSet<u64>,
     needed: HashMap<PackId, HashSet<ChunkId>>,
 }
 
 impl Marked {
+    /// True if no other checkpoint needs one of these packs by now: it may need other chunks of them.
+    pub(super) fn is_current(&self, catalog: &Catalog, packs: &BTreeSet<i64>) -> Result<bool> {
+        Ok(catalog.users_of(packs)?.iter().all(|(slot, _)| self.users.contains(slot)))
+    }
+
     /// The needed chunks of a pack; `None` if that is not known.
     pub(super) fn of(&self, pack: PackId) -> Option<&HashSet<ChunkId>> {
         self.needed.get(&pack)
@@ -40,6 +47,7 @@ impl Store {
         for pack in packs.iter().filter(|pack| small.contains(&pack.row)) {
             marked.needed.insert(pack.pack, HashSet::new());
         }
+        marked.users = users.iter().map(|(slot, _)| *slot).collect();
         for (slot, set) in users {
             if set.is_disjoint(&small) {
                 continue;

@@ -3,6 +3,7 @@
 //! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. The old packs
 //! stay until the entry that brings the new ones is durable, and that entry condemns them.
 
+use super::mark::Marked;
 use super::{Deadline, GcOptions, GcReport, is_live};
 use crate::catalog::PackRow;
 use crate::error::Result;
@@ -34,7 +35,7 @@ impl Store {
         report: &mut GcReport,
     ) -> Result<()> {
         let share = options.repack_above.unwrap_or(DEAD_SHARE);
-        let candidates = self.candidates(share)?;
+        let (candidates, marked) = self.candidates(share)?;
         if candidates.is_empty() {
             return Ok(());
         }
@@ -48,19 +49,19 @@ impl Store {
             bytes += candidate.live_bytes;
             batch.push(candidate);
             if bytes >= BATCH_BYTES {
-                self.rewrite(&std::mem::take(&mut batch), report)?;
+                self.rewrite(&std::mem::take(&mut batch), &marked, report)?;
                 bytes = 0;
             }
         }
         if !batch.is_empty() {
-            self.rewrite(&batch, report)?;
+            self.rewrite(&batch, &marked, report)?;
         }
         self.monitor().end();
         Ok(())
     }
 
     /// Live packs of which enough is dead. Only packs whose needed share can have changed are looked at.
-    fn candidates(&self, share: f64) -> Result<Vec<Candidate>> {
+    fn candidates(&self, share: f64) -> Result<(Vec<Candidate>, Marked)> {
         let suspects = self.catalog().suspects()?;
         let marked = self.mark(&suspects)?;
         let mut candidates = Vec::new();
@@ -76,24 +77,24 @@ impl Store {
                 self.catalog().set_checked(&pack)?;
             }
         }
-        Ok(candidates)
+        Ok((candidates, marked))
     }
 
-    fn rewrite(&self, batch: &[Candidate], report: &mut GcReport) -> Result<()> {
+    fn rewrite(&self, batch: &[Candidate], marked: &Marked, report: &mut GcReport) -> Result<()> {
         let save = SaveId(self.env().random());
         let mut writer = PackWriter::new(self, save);
         for candidate in batch {
             self.copy_frames(candidate, &mut writer)?;
         }
         let replaces: Vec<PackId> = batch.iter().map(|candidate| candidate.pack.pack).collect();
+        let rows = batch.iter().map(|candidate| candidate.pack.row).collect();
         let mut repack = Repack { packs: Vec::new(), replaces: replaces.clone() };
         let published = writer.publish(&Body::Repack(repack.clone()).encode())?;
         repack.packs = published.packs.clone();
         let written = self.append(save, 0, |catalog| {
             let usable = |pack: &PackId| matches!(catalog.pack(*pack), Ok(Some(row)) if is_live(&row));
             // New users since the marking may need what was left out.
-            let same =
-                batch.iter().all(|c| matches!(catalog.pack(c.pack.pack), Ok(Some(row)) if row.refs <= c.pack.refs));
+            let same = marked.is_current(catalog, &rows)?;
             Ok((replaces.iter().all(usable) && same).then(|| Body::Repack(repack.clone())))
         })?;
         if written.is_some() {

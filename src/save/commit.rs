@@ -105,14 +105,25 @@ impl Store {
         commit.sizes.stored = published.bytes();
 
         let mut superseded = Vec::new();
+        let mut identical = None;
         let slot = self.append(save, begin, |catalog| {
             if catalog.is_aborted(save)? {
                 return Err(Error::Stale { what: format!("save {save}") });
+            }
+            let before = lineage(catalog, &parent, options)?;
+            // Somebody else has just saved the very same.
+            identical = before.existing.filter(|row| row.manifest == manifest);
+            if identical.is_some() {
+                return Ok(None);
             }
             let found = fill_in(&mut commit, catalog, &parent, &needs, options)?;
             superseded = found.superseded.iter().map(|&(step, _)| step).collect();
             Ok(Some(Body::Commit(commit.clone())))
         })?;
+        if let Some(existing) = identical {
+            self.add_metrics(&existing, options)?;
+            return Ok(self.report_existing(&existing, SaveOutcome::Identical, sizes, started));
+        }
         let slot = slot.ok_or_else(|| Error::Bug("a commit without an entry".into()))?;
         let (new_bytes, new_objects) = (published.bytes(), published.packs.len() as u64);
         self.remember(save, &published);

@@ -90,6 +90,7 @@ impl Store {
         if catalog.apply(entry, hash).is_err() {
             if let Ok(memory) = Catalog::in_memory(self.id(), self.inner.origin) {
                 *catalog = memory;
+                let _ = self.catch_up(catalog);
             }
         }
     }
@@ -153,7 +154,7 @@ impl Store {
                 None => None,
                 Some(bytes) => Some(Entry::decode(&bytes, self.id(), slot)),
             };
-            let flush = batch.len() >= BATCH || !matches!(found, Some(Ok(_)));
+            let flush = batch.len() >= BATCH || !matches!(found, Some(Ok(Decoded::Entry(..))));
             if flush && !batch.is_empty() {
                 if !told && batch.len() >= BATCH {
                     told = true;

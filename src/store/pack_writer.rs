@@ -94,12 +94,13 @@ impl PackWriter {
             bases: info.bases,
         });
         open.end += frame.len() as u64;
-        // Frames lie in the order of the rows: what waits goes before what does not wait.
-        if open.buffer.len() + frame.len() > BUFFER_BYTES {
+        // A large frame is not copied, and so must find the buffer empty: the pack's bytes have an order.
+        let large = frame.len() > BUFFER_BYTES / 2;
+        if large || open.buffer.len() + frame.len() > BUFFER_BYTES {
             open.sink.append(&open.buffer)?;
             open.buffer.clear();
         }
-        if open.buffer.is_empty() && frame.len() > BUFFER_BYTES / 2 {
+        if large {
             open.sink.append(frame)?;
         } else {
             open.buffer.extend_from_slice(frame);

@@ -121,3 +121,62 @@ pub(crate) fn file_bytes(tensors: &[Tensor]) -> Vec<u8> {
     tensors.iter().for_each(|t| file.extend_from_slice(&t.bytes));
     file
 }
+
+impl Place {
+    #[track_caller]
+    pub(crate) fn forget(&self, address: &str) {
+        let row = self.store.find(&at(address)).unwrap();
+        assert_eq!(self.store.forget(&[row.slot]).unwrap().len(), 1);
+    }
+
+    #[track_caller]
+    pub(crate) fn gc(&self) -> treering::gc::GcReport {
+        self.store.gc(&treering::gc::GcOptions::default()).unwrap()
+    }
+
+    /// Sets the policy of a run by its rules, as people write them.
+    #[track_caller]
+    pub(crate) fn policy(&self, run: &str, rules: &[&str]) {
+        let policy = rules.iter().map(|rule| rule.parse::<treering::format::policy::Rule>().unwrap()).collect();
+        self.store.set_policy(run, &policy).unwrap();
+    }
+
+    /// The files of the packs that lie in the store, sorted.
+    pub(crate) fn packs(&self) -> Vec<PathBuf> {
+        files_below(&self.store.root().join("packs"))
+    }
+
+    /// Bytes of packs and log.
+    pub(crate) fn bytes(&self) -> u64 {
+        let log = files_below(&self.store.root().join("log"));
+        self.packs().iter().chain(&log).map(|path| std::fs::metadata(path).unwrap().len()).sum()
+    }
+
+    pub(crate) fn entry(&self, slot: u64) -> PathBuf {
+        self.store.root().join(format!("log/{slot:020}"))
+    }
+
+    pub(crate) fn delete_catalog(&self) {
+        treering::catalog::Catalog::remove(&self.store.root().join("catalog.sqlite"));
+    }
+}
+
+#[track_caller]
+pub(crate) fn at(address: &str) -> treering::store::Address {
+    address.parse().unwrap()
+}
+
+/// All files below a folder, sorted.
+pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { files.extend(files_below(&path)) } else { files.push(path) }
+    }
+    files.sort();
+    files
+}
+
+pub(crate) fn metrics(values: &[(&str, f64)]) -> treering::format::entry::Metrics {
+    values.iter().map(|&(name, value)| (name.to_string(), treering::format::entry::Number(value))).collect()
+}

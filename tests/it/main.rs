@@ -1,4 +1,11 @@
 //! One binary for all tests through the public doors.
 
+mod catalog;
+mod collect;
+mod folders;
 mod helpers;
+mod history;
+mod hostile;
+mod model;
 mod save_restore;
+mod writers;

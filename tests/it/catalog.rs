@@ -1,0 +1,158 @@
+//! The catalog is a cache: whatever becomes of it, the answers stay the same.
+
+use treering::catalog::Filter;
+use treering::save::SaveOptions;
+use treering::store::Store;
+
+use crate::helpers::{Place, at, floats, metrics, options};
+
+/// A store with a history that has a bit of everything.
+fn eventful() -> Place {
+    let place = Place::new();
+    let file = |seed: u64| {
+        place.file(&format!("{seed}.safetensors"), &[floats("model.a", 300_000, 1), floats("optimizer.b", 9000, seed)])
+    };
+    for step in 1..=5 {
+        let with = SaveOptions {
+            metrics: metrics(&[("loss", 1.0 / step as f64), ("nan", f64::NAN)]),
+            tags: vec![format!("t{step}")],
+            ..options("r", step)
+        };
+        place.save_with(&file(step), &with).unwrap();
+    }
+    place.save_with(&file(9), &SaveOptions { parent: Some(at("r@4")), ..options("r", 5) }).unwrap();
+    place.store.fork("s", &at("r@2")).unwrap();
+    place.store.annotate(&at("r@3"), metrics(&[("loss", 0.1)]), Some("spike".into())).unwrap();
+    place.store.set_mode("r", "loss", treering::format::policy::Mode::Min).unwrap();
+    place.store.lease(&at("r@1"), std::time::Duration::from_secs(9999), "me").unwrap();
+    place.policy("r", &["keep-last 3", "thin optimizer:2"]);
+    place.forget("r@2");
+    place.gc();
+    place
+}
+
+fn answers(store: &Store) -> String {
+    let everything = Filter { superseded: true, forgotten: true, ..Filter::default() };
+    let rows = store.log(&everything).unwrap();
+    let why: Vec<_> = rows.iter().filter_map(|row| store.why(&at(&row.address())).ok()).collect();
+    let runs = store.runs().unwrap();
+    let usage = store.usage(None).unwrap();
+    format!("{rows:#?}\n{why:#?}\n{runs:#?}\n{usage:#?}\n{:?}", store.best("r", "loss", None, 9).unwrap())
+}
+
+#[track_caller]
+fn same_after(place: &Place, harm: impl FnOnce(&std::path::Path)) {
+    let before = answers(&place.reopened());
+    harm(&place.store.root().join("catalog.sqlite"));
+    let after = answers(&place.reopened());
+    assert!(before == after, "{before}\n---\n{after}");
+    assert!(place.reopened().verify(treering::verify::Depth::Deep).unwrap().is_sound());
+}
+
+#[test]
+fn a_rebuilt_catalog_equals_the_one_that_grew() {
+    let place = eventful();
+    let before = answers(&place.store);
+    place.store.rebuild().unwrap();
+    assert_eq!(before, answers(&place.store));
+}
+
+#[test]
+fn a_deleted_catalog_is_made_again() {
+    let place = eventful();
+    same_after(&place, treering::catalog::Catalog::remove);
+    same_after(&place, |path| std::fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn a_deleted_write_ahead_log_is_no_loss() {
+    let place = eventful();
+    same_after(&place, |path| {
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+        }
+    });
+}
+
+#[test]
+fn garbage_is_no_catalog() {
+    let place = eventful();
+    same_after(&place, |path| {
+        treering::catalog::Catalog::remove(path);
+        std::fs::write(path, vec![b'?'; 10_000]).unwrap();
+    });
+}
+
+#[test]
+fn a_cut_catalog_is_made_again() {
+    let place = eventful();
+    for keep in [0, 1, 100, 5000] {
+        same_after(&place, |path| {
+            treering::catalog::Catalog::remove(path);
+            drop(place.reopened());
+            let bytes = std::fs::read(path).unwrap();
+            treering::catalog::Catalog::remove(path);
+            std::fs::write(path, &bytes[..keep]).unwrap();
+        });
+    }
+}
+
+#[test]
+fn the_catalog_of_another_store_is_not_believed() {
+    let (place, other) = (eventful(), eventful());
+    other.store.rebuild().unwrap();
+    same_after(&place, |path| {
+        treering::catalog::Catalog::remove(path);
+        std::fs::copy(other.store.root().join("catalog.sqlite"), path).unwrap();
+    });
+}
+
+#[test]
+fn an_older_catalog_catches_up() {
+    let place = eventful();
+    let path = place.store.root().join("catalog.sqlite");
+    place.delete_catalog();
+    drop(place.reopened());
+    let old = std::fs::read(&path).unwrap();
+    let newer = Place { store: place.reopened(), folder: place.folder };
+    newer.save("r", 20, &newer.path("9.safetensors"));
+    newer.gc();
+    same_after(&newer, |path| {
+        treering::catalog::Catalog::remove(path);
+        std::fs::write(path, &old).unwrap();
+    });
+}
+
+#[test]
+fn a_locked_catalog_does_not_stop_a_save() {
+    let place = Place::new();
+    let file = place.file("1.safetensors", &[floats("model.a", 3000, 1)]);
+    place.save("r", 1, &file);
+    let lock = rusqlite::Connection::open(place.store.root().join("catalog.sqlite")).unwrap();
+    lock.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    place.save("r", 2, &file);
+    let row = place.store.annotate(&at("r@2"), metrics(&[("loss", 1.0)]), None).unwrap();
+    assert_eq!(row.metrics["loss"].0, 1.0);
+    let opened_meanwhile = place.reopened();
+    assert_eq!(opened_meanwhile.find(&at("r@latest")).unwrap().step, 2);
+    lock.execute_batch("ROLLBACK").unwrap();
+    place.assert_restores("r@2", &file);
+}
+
+#[test]
+fn a_store_that_cannot_be_written_can_be_read() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = eventful();
+    let set = |mode: u32| {
+        std::fs::set_permissions(place.store.root(), std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    set(0o555);
+    if std::fs::write(place.store.root().join("probe"), "").is_ok() {
+        println!("skipped: permissions do not stop this user");
+        set(0o755);
+        std::fs::remove_file(place.store.root().join("probe")).unwrap();
+        return;
+    }
+    place.assert_restores("r@5", &place.path("9.safetensors"));
+    set(0o755);
+}
