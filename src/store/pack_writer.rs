@@ -94,11 +94,13 @@ impl PackWriter {
             bases: info.bases,
         });
         open.end += frame.len() as u64;
-        if open.buffer.len() + frame.len() > BUFFER_BYTES {
+        // A large frame goes past the buffer, but never past what waits in it.
+        let large = frame.len() > BUFFER_BYTES / 2;
+        if large || open.buffer.len() + frame.len() > BUFFER_BYTES {
             open.sink.append(&open.buffer)?;
             open.buffer.clear();
         }
-        if frame.len() > BUFFER_BYTES / 2 {
+        if large {
             open.sink.append(frame)?;
         } else {
             open.buffer.extend_from_slice(frame);
@@ -196,4 +198,52 @@ impl Published {
 
 fn joined<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
     handle.join().unwrap_or_else(|_| Err(Error::Bug("a writer panicked".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{ChunkTool, Options};
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn frames_lie_where_the_footer_says(lengths in prop::collection::vec(1usize..(BUFFER_BYTES + 1000), 1..6)) {
+            let folder = tempfile::tempdir().unwrap();
+            let store = Store::create(folder.path(), None, Options::default()).unwrap();
+            let mut writer = PackWriter::new(&store, SaveId([7; 16]));
+            for (number, length) in lengths.iter().enumerate() {
+                let bytes = vec![number as u8; *length];
+                let mut frame = Vec::new();
+                pack::put_frame_head(&mut frame, CodecId::RAW, 0, &[]);
+                frame.extend(&bytes);
+                let info = FrameInfo {
+                    chunk: ChunkId::of(&bytes),
+                    chunk_bytes: bytes.len() as u32,
+                    codec: CodecId::RAW,
+                    depth: 0,
+                    bases: Vec::new(),
+                };
+                writer.put(info, &frame).unwrap();
+            }
+            let published = writer.publish(b"").unwrap();
+            let new = &published.packs[0];
+            let row = crate::catalog::PackRow {
+                row: 1,
+                pack: published.footers[0].pack,
+                bytes: new.bytes,
+                footer: new.footer,
+                refs: 1,
+                state: crate::catalog::PackState::Live,
+            };
+            let set = store.pack_set(vec![row]).unwrap();
+            for (number, length) in lengths.iter().enumerate() {
+                let bytes = vec![number as u8; *length];
+                let read = set.read_whole(ChunkId::of(&bytes), &mut ChunkTool::default()).unwrap();
+                prop_assert!(read == bytes);
+            }
+        }
+    }
 }
