@@ -94,11 +94,13 @@ impl PackWriter {
             bases: info.bases,
         });
         open.end += frame.len() as u64;
-        if open.buffer.len() + frame.len() > BUFFER_BYTES {
+        // A frame that goes past the buffer must not overtake what waits in it.
+        let past = frame.len() > BUFFER_BYTES / 2;
+        if past || open.buffer.len() + frame.len() > BUFFER_BYTES {
             open.sink.append(&open.buffer)?;
             open.buffer.clear();
         }
-        if frame.len() > BUFFER_BYTES / 2 {
+        if past {
             open.sink.append(frame)?;
         } else {
             open.buffer.extend_from_slice(frame);
