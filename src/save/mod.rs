@@ -139,7 +139,9 @@ impl Store {
         let started = Instant::now();
         self.refresh()?;
         let begin = self.catalog().position()?.next;
-        let lineage = commit::lineage(&self.catalog(), &self.parent_of(options)?, options)?;
+        // Looked up first: it needs the catalog for itself.
+        let parent = self.parent_of(options)?;
+        let lineage = commit::lineage(&self.catalog(), &parent, options)?;
         if let Some(existing) = lineage.existing.as_ref().filter(|_| options.on_conflict == OnConflict::Skip) {
             return Ok(self.report_existing(existing, SaveOutcome::Skipped, Sizes::default(), started));
         }
