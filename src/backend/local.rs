@@ -119,7 +119,11 @@ impl LocalBackend {
 
     fn list(&self, folder: &str) -> Result<Vec<crate::disk::Name>> {
         let path = self.root.join(folder);
-        self.disk.list(&path).context("list", &path)
+        match self.disk.list(&path) {
+            // Copies of a store may lack its empty folders.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            listed => listed.context("list", &path),
+        }
     }
 
     fn remove_staging(&self, folder: &Path) -> Result<()> {

@@ -7,5 +7,6 @@ mod helpers;
 mod history;
 mod hostile;
 mod model;
+mod reader;
 mod save_restore;
 mod writers;
