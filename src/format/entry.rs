@@ -58,6 +58,7 @@ macro_rules! bodies {
     ($($(#[$doc:meta])* $name:ident = $kind:literal),* $(,)?) => {
         /// What an entry says. The closed table of kinds; a number is never used for anything else.
         #[derive(Clone, Debug, PartialEq)]
+        #[expect(clippy::large_enum_variant, reason = "nearly every entry is a commit")]
         pub enum Body {
             $($(#[$doc])* $name($name),)*
         }

@@ -198,7 +198,7 @@ pub(super) fn selected(
     }
     let metas: Vec<TensorMeta> = chosen.iter().map(|(meta, _)| meta.clone()).collect();
     let metadata = [("format".to_string(), "pt".to_string())];
-    let shards = shard_bytes.map_or(vec![0..metas.len()], |bytes| safetensors::plan_shards(&metas, bytes));
+    let shards = safetensors::plan_shards(&metas, shard_bytes.unwrap_or(u64::MAX));
     let sharded = shard_bytes.is_some() && shards.len() > 1;
     let mut files = Vec::new();
     for (number, range) in shards.iter().enumerate() {

@@ -148,7 +148,7 @@ impl<'a> Inputs<'a> {
     /// Every file is still what it was when it was opened.
     pub(super) fn check_unchanged(&self) -> Result<()> {
         let all = self.files.iter().flat_map(|file| &file.bytes).chain(self.side_files.iter().map(|(_, bytes)| bytes));
-        all.map(Bytes::check_unchanged).collect()
+        all.into_iter().try_for_each(Bytes::check_unchanged)
     }
 
     fn add_folder(&mut self, root: &Path, component: Option<&str>, mapped: bool) -> Result<()> {

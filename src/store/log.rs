@@ -87,11 +87,11 @@ impl Store {
 
     /// The log has the entry already: a catalog that cannot take it only has to catch up later.
     fn fold_own(&self, catalog: &mut Catalog, entry: &Entry, hash: Hash) {
-        if catalog.apply(entry, hash).is_err() {
-            if let Ok(memory) = Catalog::in_memory(self.id(), self.inner.origin) {
-                *catalog = memory;
-                let _ = self.catch_up(catalog);
-            }
+        if catalog.apply(entry, hash).is_err()
+            && let Ok(memory) = Catalog::in_memory(self.id(), self.inner.origin)
+        {
+            *catalog = memory;
+            let _ = self.catch_up(catalog);
         }
     }
 
@@ -150,10 +150,7 @@ impl Store {
         let mut told = false;
         loop {
             let slot = position.next;
-            let found = match self.read_entry_bytes(slot)? {
-                None => None,
-                Some(bytes) => Some(Entry::decode(&bytes, self.id(), slot)),
-            };
+            let found = self.read_entry_bytes(slot)?.map(|bytes| Entry::decode(&bytes, self.id(), slot));
             let flush = batch.len() >= BATCH || !matches!(found, Some(Ok(Decoded::Entry(..))));
             if flush && !batch.is_empty() {
                 if !told && batch.len() >= BATCH {

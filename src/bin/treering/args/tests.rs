@@ -4,7 +4,8 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches};
 use proptest::prelude::*;
 
-use super::values::{duration, size};
+use super::filter::{Comparison, Op};
+use super::values::{Input, KeepBest, Score, Thin, duration, size};
 use super::*;
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
