@@ -2,3 +2,4 @@
 
 mod helpers;
 mod save_restore;
+mod tidy;
