@@ -43,7 +43,7 @@
 //!
 //! # let folder = tempfile::tempdir()?;
 //! # let file = folder.path().join("model.safetensors");
-//! # std::fs::write(&file, b"\x48\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}                    12345678")?;
+//! # std::fs::write(&file, b"\x48\0\0\0\0\0\0\0{\"w\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}                  12345678")?;
 //! let store = Store::create(folder.path().join("store"), None, Default::default())?;
 //!
 //! let inputs = Inputs::paths(&[(None, file.clone())], false)?;
