@@ -1,31 +1,47 @@
-# What a contributor needs. `make demo` runs the main job, `make test` passes the tests.
+# What a person does here, each in one word. `make` alone says which.
 
-.PHONY: demo test bench lint fmt
+CARGO ?= cargo
+PYTHON ?= python3
+# The interpreter of the test that reads stores without this library: set it, or one with the packages is made here.
+ifndef TREERING_PYTHON
+TREERING_PYTHON := $(CURDIR)/target/venv/bin/python
+reader := target/venv/ready
+endif
+export TREERING_PYTHON
 
-# The second reader of the format is written in Python; its tests need three packages, kept out of the way.
-VENV := target/venv
-export TREERING_PYTHON := $(abspath $(VENV)/bin/python)
+.PHONY: help demo test bench lint fmt
+
+help:
+	@echo "make demo    train a small model, save, crash, resume, restore, collect"
+	@echo "make test    all tests"
+	@echo "make bench   all benchmarks"
+	@echo "make lint    format, clippy, documentation, dependencies"
+	@echo "make fmt     format the code"
 
 demo:
-	cargo run --release --quiet -- demo
+	$(CARGO) run --release --quiet -- demo
 
-test: $(VENV)/ready
-	cargo test --quiet
-
-$(VENV)/ready:
-	mkdir -p target
-	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check numpy blake3 zstandard
-	touch $@
+# Benchmarks are built by lint, and run by bench alone.
+test: $(reader)
+	$(CARGO) test --lib --bins --tests
+	$(CARGO) test --doc
 
 bench:
-	cargo bench
+	$(CARGO) bench --bench '*'
 
 lint:
-	cargo fmt --all --check
-	cargo clippy --quiet --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; else echo "cargo-deny is not installed: dependencies were not checked"; fi
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --lib --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
+	@if $(CARGO) deny --version >/dev/null 2>&1; \
+	then $(CARGO) deny check bans licenses sources; \
+	else echo "cargo-deny is not installed: bans, licences and sources were not checked"; fi
 
 fmt:
-	cargo fmt --all
+	$(CARGO) fmt
+
+target/venv/ready:
+	$(PYTHON) -m venv target/venv
+	target/venv/bin/python -m pip install --quiet --disable-pip-version-check numpy blake3 zstandard
+	touch $@

@@ -9,4 +9,5 @@ mod hostile;
 mod model;
 mod reader;
 mod save_restore;
+mod tidy;
 mod writers;
