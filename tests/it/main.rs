@@ -1,6 +1,8 @@
 //! One binary for all tests through the public doors.
+#![allow(clippy::unwrap_used, reason = "a test that unwraps an error has found something")]
 
 mod catalog;
+mod cli;
 mod collect;
 mod folders;
 mod helpers;

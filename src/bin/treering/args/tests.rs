@@ -4,7 +4,7 @@ use std::time::Duration;
 use clap::{CommandFactory, FromArgMatches};
 use proptest::prelude::*;
 
-use super::filter::{Comparison, Op};
+use super::filter::Op;
 use super::values::{Input, KeepBest, Score, Thin, duration, size};
 use super::*;
 
