@@ -16,6 +16,7 @@ import struct
 import sys
 import tempfile
 import zlib
+from dataclasses import dataclass
 
 import numpy
 import zstandard
@@ -46,11 +47,7 @@ def hash_of(data):
     return blake3(data).digest()
 
 
-EMPTY = hash_of(b"")
-
-
 # -- binary fields
-
 
 class Reader:
     """Takes little-endian values off the front of bytes, and never more than there are."""
@@ -102,7 +99,6 @@ class Reader:
 
 # -- JSON
 
-
 class Float(float):
     """A number with the text that it had."""
 
@@ -112,19 +108,9 @@ class Float(float):
         return number
 
 
-def no_twins(pairs):
-    require(len(dict(pairs)) == len(pairs), "a field given twice")
-    return dict(pairs)
-
-
-def no_constant(word):
-    raise Refused(f"{word} is not JSON")
-
-
 def parse_json(data):
     try:
-        text = data.decode("utf-8")
-        return json.loads(text, object_pairs_hook=no_twins, parse_float=Float, parse_constant=no_constant)
+        return json.loads(data.decode("utf-8"), parse_float=Float, parse_constant=str)
     except (ValueError, RecursionError) as error:
         raise Refused(f"no JSON: {error}") from None
 
@@ -140,7 +126,7 @@ def spell(value):
     return json.dumps(value, ensure_ascii=False)
 
 
-# Kind: its fields in order. One with ? is absent when it is null or empty.
+# The fields of each kind, in order. One with ? may be absent, and is never null.
 BODIES = {
     1: "run step parent? manifest schema packs needs tensors sizes components metrics? tags? note? config? provenance?"
     " supersedes? replaces?",
@@ -149,23 +135,16 @@ BODIES = {
     4: "slot add? remove?",
     5: "run policy? modes?",
     6: "slot until purpose?",
-    7: "pins",
-    8: "slots reason",
-    9: "slots",
-    10: "packs",
-    11: "packs",
-    12: "packs replaces",
-    13: "packs",
+    **{7: "pins", 8: "slots reason", 9: "slots", 10: "packs", 11: "packs", 12: "packs replaces", 13: "packs"},
 }
 
 
 def check_fields(value, fields):
     require(isinstance(value, dict), "a body that is no object")
     names = [field.rstrip("?") for field in fields.split()]
-    needed = [field for field in fields.split() if not field.endswith("?")]
-    require(set(value) <= set(names), "a field that it cannot have")
-    require(set(needed) <= set(value), "a field is missing")
-    require(list(value) == [name for name in names if name in value], "fields in another order")
+    require(list(value) == [name for name in names if name in value], "fields that are unknown, or in another order")
+    require(all(field.endswith("?") or field in value for field in fields.split()), "a field is missing")
+    require(all(value[name] not in (None, []) for name in value if f"{name}?" in fields.split()), "an empty field")
 
 
 def hex_id(text, size):
@@ -193,19 +172,15 @@ def stored_of_json(value):
 
 # -- the log
 
-
+@dataclass
 class Checkpoint:
-    def __init__(self, slot, run, step, manifest, packs):
-        self.slot, self.run, self.step, self.manifest, self.packs = slot, run, step, manifest, packs
-        self.status, self.metrics = KEPT, {}
-
-    def address(self):
-        return f"{self.run}@{self.step}"
-
-
-class Pack:
-    def __init__(self, size=0, footer=b"", condemned=False):
-        self.size, self.footer, self.condemned = size, footer, condemned
+    slot: int
+    run: str
+    step: int
+    manifest: tuple
+    packs: set
+    metrics: dict
+    status: str = KEPT
 
 
 class Store:
@@ -319,15 +294,14 @@ class Store:
     def commit(self, slot, save, said):
         run, step = said["run"], number(said["step"])
         require(isinstance(run, str), "a run without a name")
-        checkpoint = Checkpoint(slot, run, step, stored_of_json(said["manifest"]), self.needed(save, said))
+        manifest, packs = stored_of_json(said["manifest"]), self.needed(save, said)
         for other in said.get("supersedes", []):
             if other in self.checkpoints and self.checkpoints[other].status == KEPT:
                 self.checkpoints[other].status = SUPERSEDED
         if "replaces" in said:
             self.forget(said["replaces"])
-        self.checkpoints[slot] = checkpoint
-        checkpoint.metrics = dict(said.get("metrics", {}))
-        self.put_tags(checkpoint, said.get("tags", []))
+        self.checkpoints[slot] = Checkpoint(slot, run, step, manifest, packs, dict(said.get("metrics", {})))
+        self.put_tags(self.checkpoints[slot], said.get("tags", []))
 
     def checkpoint(self, slot):
         require(slot in self.checkpoints, f"it speaks of a checkpoint in slot {slot}, which is none")
@@ -344,7 +318,7 @@ class Store:
             check_fields(said, "index bytes footer")
             pack = save, number(said["index"], 32)
             require(pack not in self.packs, "it brings a pack that was there before")
-            self.packs[pack] = Pack(number(said["bytes"]), hex_id(said["footer"], 32))
+            self.packs[pack] = number(said["bytes"]), hex_id(said["footer"], 32)
             ids.add(pack)
         return ids
 
@@ -362,7 +336,7 @@ class Store:
 
     def condemn(self, names):
         for name in names:
-            self.packs.setdefault(pack_id(name), Pack()).condemned = True
+            self.packs[pack_id(name)] = None
 
     def forget(self, slot):
         checkpoint = self.checkpoint(slot)
@@ -387,7 +361,6 @@ class Store:
 
 # -- packs
 
-
 class Chunks:
     """The chunks of the packs that a checkpoint needs."""
 
@@ -403,29 +376,21 @@ class Chunks:
         return os.path.join(self.store.root, "packs", name[:2], name)
 
     def open(self, pack):
-        said, path = self.store.packs[pack], self.path(pack)
-        name = os.path.basename(path)
-        require(not said.condemned, f"pack {name}: it was condemned")
         try:
-            with open(path, "rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                require(size == said.size and size >= 88, f"pack {name}: it is {size} bytes long, not {said.size}")
-                file.seek(0)
-                head = struct.pack("<4sHBB16s16sII", b"TRPK", 0, 1, 0, self.store.id, pack[0], pack[1], 0)
-                require(file.read(48) == head, f"pack {name}: its header is not its own")
+            require(self.store.packs[pack], "it was condemned")
+            size, footer_hash = self.store.packs[pack]
+            with open(self.path(pack), "rb") as file:
+                require(file.seek(0, os.SEEK_END) == size >= 88, f"it is not {size} bytes long")
                 file.seek(size - 40)
                 length, found, magic = struct.unpack("<I32s4s", file.read(40))
                 fits = magic == b"TRPE" and length <= FOOTER_MAX and length + 88 <= size
-                require(fits, f"pack {name}: it does not end as a pack does")
+                require(fits, "it does not end as a pack does")
                 file.seek(size - 40 - length)
                 footer = file.read(length)
-        except FileNotFoundError:
-            raise Refused(f"pack {name}: it is missing") from None
-        require(hash_of(footer) == found == said.footer, f"pack {name}: its footer is not the one that the log names")
-        try:
+            require(hash_of(footer) == found == footer_hash, "its footer is not the one that the log names")
             self.add_rows(pack, footer, size)
-        except Refused as why:
-            raise Refused(f"pack {name}: {why}") from None
+        except (Refused, FileNotFoundError) as why:
+            raise Refused(f"pack {pack[0].hex()}-{pack[1]}: {why}") from None
 
     def add_rows(self, pack, footer, size):
         fields = Reader(footer)
@@ -439,7 +404,8 @@ class Chunks:
             sound = chunk_bytes <= CHUNK_MAX and depth <= DEPTH_MAX and bases <= BASES_MAX
             require(sound and (bases == 0) == (depth == 0), "a row that is out of bounds")
             head = bytes([codec, depth, bases]) + fields.bytes(32 * bases)
-            self.places.setdefault(chunk, []).append((depth, pack, offset, frame_bytes, chunk_bytes, crc, head))
+            place = depth, pack, offset, frame_bytes, chunk_bytes, crc, head
+            self.places.setdefault(chunk, []).append(place)
             offset += frame_bytes
         fields.counted()
         fields.end()
@@ -447,7 +413,7 @@ class Chunks:
 
     def read(self, chunk, length=None):
         """The bytes of a chunk, from the first good copy."""
-        if chunk == EMPTY and not length:
+        if chunk == hash_of(b"") and not length:
             return b""
         why = "no pack has it"
         for place in self.places.get(chunk, []):
@@ -490,7 +456,6 @@ class Chunks:
 
 
 # -- codecs
-
 
 def decode(codec, body, length):
     if codec == 0:
@@ -542,7 +507,6 @@ def decode_planes(body, length):
 
 # -- manifests
 
-
 def open_part(data, magic):
     fields = Reader(data)
     require(fields.bytes(4) == magic and fields.number(1) == 0, f"no {magic.decode()} of this version")
@@ -568,10 +532,15 @@ def take_path(fields):
     return name
 
 
+@dataclass
 class Tensor:
-    def __init__(self, component, file, name, dtype, shape, size):
-        self.component, self.file, self.name, self.dtype = component, file, name, dtype
-        self.shape, self.size, self.stored = shape, size, None
+    component: int
+    file: int
+    name: str
+    dtype: str
+    shape: list
+    size: int
+    stored: tuple = None
 
 
 class Manifest:
@@ -666,7 +635,6 @@ class Manifest:
 
 
 # -- commands
-
 
 def open_checkpoint(store, address):
     checkpoint = store.find(address)
