@@ -1,7 +1,7 @@
 //! Everything that can go wrong, said so that a person knows what to do next.
 //!
-//! A variant names the thing and the act; its cause is `source`, and the outermost caller prints the chain. Programs look
-//! at [`Error::kind`], shells at [`Error::exit_code`], people read the message and [`Error::hint`].
+//! A variant names the thing and the act; its cause is `source`, and the outermost caller prints the chain. Programs
+//! look at [`Error::kind`], shells at [`Error::exit_code`], people read the message and [`Error::hint`].
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,23 +1,24 @@
 //! treering: a content-addressed, incremental store for training checkpoints.
 //!
-//! Save every step and pay for what changed; list the history by step and metric; let old steps go; restore any kept one,
-//! byte for byte. A store is a folder. There is no server.
+//! Save every step and pay for what changed; list the history by step and metric; let old steps go; restore any kept
+//! one, byte for byte. A store is a folder. There is no server.
 //!
 //! # The story in one page
 //!
-//! A **run** is a named training, a **step** its number, a **checkpoint** one saved step. A save cuts the bytes of every
-//! tensor into **chunks**, each named by its BLAKE3 hash. A chunk that the store has is not written again. A new one is
-//! encoded as a **frame** and put into a **pack**. The **manifest** says which chunks make which tensor; it is made of
-//! chunks itself, so an unchanged part of it costs nothing either.
+//! A **run** is a named training, a **step** its number, a **checkpoint** one saved step. A save cuts the bytes of
+//! every tensor into **chunks**, each named by its BLAKE3 hash. A chunk that the store has is not written again. A new
+//! one is encoded as a **frame** and put into a **pack**. The **manifest** says which chunks make which tensor; it is
+//! made of chunks itself, so an unchanged part of it costs nothing either.
 //!
-//! The **log** is a row of numbered slots with one small **entry** each, linked by hashes. A checkpoint exists if and only if
-//! the log has its commit entry, and that entry is written last, after all that it names is durable. A save that dies halfway
-//! leaves the store as it was. Two writers want the same slot; one gets it, the other looks again.
+//! The **log** is a row of numbered slots with one small **entry** each, linked by hashes. A checkpoint exists if and
+//! only if the log has its commit entry, and that entry is written last, after all that it names is durable. A save
+//! that dies halfway leaves the store as it was. Two writers want the same slot; one gets it, the other looks again.
 //!
-//! The **catalog** is what the log's entries add up to, in SQLite. It answers questions fast and can be deleted: it is made
-//! again from the log.
+//! The **catalog** is what the log's entries add up to, in SQLite. It answers questions fast and can be deleted: it is
+//! made again from the log.
 //!
-//! **Policies** say what stays. A collection asks them, forgets what none keeps, and deletes packs that no checkpoint needs.
+//! **Policies** say what stays. A collection asks them, forgets what none keeps, and deletes packs that no checkpoint
+//! needs.
 //!
 //! In one line: packs, a log that names packs, chunks named by their hash; everything else is cache.
 //!
@@ -26,8 +27,8 @@
 //! * [`Store::create`] and [`Store::open`]: everything begins there.
 //! * [`Store::save`] takes [`save::Inputs`]: files, folders or tensors in memory.
 //! * [`Store::restore`] writes a checkpoint back; [`Store::checkpoint`] opens one to look inside.
-//! * [`Store::log`], [`Store::best`], [`Store::find`]: the history. [`Store::annotate`], [`Store::tag`], [`Store::forget`],
-//!   [`Store::undo`], [`Store::fork`], [`Store::lease`] change what is said of it.
+//! * [`Store::log`], [`Store::best`], [`Store::find`]: the history. [`Store::annotate`], [`Store::tag`],
+//!   [`Store::forget`], [`Store::undo`], [`Store::fork`], [`Store::lease`] change what is said of it.
 //! * [`Store::set_policy`], [`Store::gc`]: what stays, and the space of what does not.
 //! * [`Store::verify`], [`Store::rebuild`], [`Store::stats`]: is it sound, make the catalog anew, how big is it.
 //!
@@ -164,8 +165,8 @@
 //!
 //! # The map
 //!
-//! A floor uses only floors below it; a test reads the sources and holds that. What a part must not know is what keeps it
-//! small.
+//! A floor uses only floors below it; a test reads the sources and holds that. What a part must not know is what keeps
+//! it small.
 //!
 //! | floor | modules | must not know |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! Work on many threads whose results come out in the order of the input.
 //!
-//! The one way in which this crate uses threads for data: a source that is asked in turn, workers, and a sink that sees the
-//! results in the source's order. No more than `window` items are between source and sink, which bounds the memory.
+//! The one way in which this crate uses threads for data: a source that is asked in turn, workers, and a sink that sees
+//! the results in the source's order. No more than `window` items are between source and sink, which bounds the memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-/// The type of a tensor's elements, by its safetensors name. Names that this version does not know are kept as they are.
+/// The type of a tensor's elements, by its safetensors name. Names that this version does not know are kept as they
+/// are.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DType(String);
 

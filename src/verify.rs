@@ -1,7 +1,7 @@
 //! Reading what is stored, and believing nothing.
 //!
-//! Damage does not end it: what is found is collected, and for each damaged object the report names every checkpoint and
-//! every tensor that it reaches.
+//! Damage does not end it: what is found is collected, and for each damaged object the report names every checkpoint
+//! and every tensor that it reaches.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Mutex;
@@ -248,8 +248,8 @@ impl Store {
         pack::frame_body(frame, row).map(|_| ()).map_err(bad)
     }
 
-    /// The checkpoints that damage reaches, and what of them is lost. Without damage nothing is read for it, unless every
-    /// manifest is to be read anyway.
+    /// The checkpoints that damage reaches, and what of them is lost. Without damage nothing is read for it, unless
+    /// every manifest is to be read anyway.
     fn affected(&self, findings: &Findings, depth: Depth) -> Result<Vec<Affected>> {
         let sound = findings.bad_packs.is_empty() && findings.bad_chunks.is_empty();
         if sound && depth < Depth::Deep {

@@ -1,8 +1,8 @@
 //! Objects in a folder of a local, or mounted, file system.
 //!
 //! An object is written under a temporary name, synced, and then linked to its key: a link fails where a rename would
-//! overwrite. The folder is synced before anyone is told. Temporary files lie in `tmp/SAVEID/`, whose lock a living saver
-//! holds: one that died is known by its lock being free, whatever its age.
+//! overwrite. The folder is synced before anyone is told. Temporary files lie in `tmp/SAVEID/`, whose lock a living
+//! saver holds: one that died is known by its lock being free, whatever its age.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -2,9 +2,9 @@
 //!
 //! # What every backend promises
 //! * An object becomes visible whole or not at all, and never changes afterwards.
-//! * [`Backend::publish`] and [`Backend::put_entry`] never replace an object. If their answer is lost, the object may be
-//!   there all the same: the caller looks, and compares.
-//! * What [`Backend::publish`] or [`Backend::put_entry`] has answered for survives a crash of the machine.
+//! * [`Staging::publish`] and [`Backend::put_entry`] never replace an object. If their answer is lost, the object may
+//!   be there all the same: the caller looks, and compares.
+//! * What [`Staging::publish`] or [`Backend::put_entry`] has answered for survives a crash of the machine.
 //! * A key that was deleted is not used again by anyone, so a late deletion does no harm.
 
 mod local;
@@ -23,7 +23,8 @@ pub use local::LocalBackend;
 pub trait Backend: fmt::Debug + Send + Sync {
     /// A place for the packs of a new save, owned by the returned value.
     fn begin(&self, save: SaveId) -> Result<Box<dyn Staging>>;
-    /// Makes a log entry durable under its key; `ObjectExists` if there is one already, `Unknown` if that cannot be told.
+    /// Makes a log entry durable under its key; `ObjectExists` if there is one already, `Unknown` if that cannot be
+    /// told.
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()>;
     /// The whole of a small object.
     fn read(&self, key: &Key, bytes_max: usize) -> Result<Vec<u8>>;
@@ -68,8 +69,8 @@ pub trait Staging: fmt::Debug + Send + Sync {
     fn create(&self, pack: PackId) -> Result<Box<dyn Sink>>;
     /// Makes the finished packs visible and durable.
     fn publish(&self, packs: &[PackId]) -> Result<()>;
-    /// Removes what was staged. Without it, a place whose packs were published stays, as that of a save that died: the next
-    /// collection looks whether it committed.
+    /// Removes what was staged. Without it, a place whose packs were published stays, as that of a save that died: the
+    /// next collection looks whether it committed.
     fn clear(self: Box<Self>);
 }
 

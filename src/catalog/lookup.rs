@@ -1,8 +1,9 @@
 //! The look-up of any chunk in the store: which packs may hold it.
 //!
-//! Sorted runs of (first 8 bytes of the chunk's id, pack), each one blob. A save adds a run; eight runs of a level become
-//! one of the next, without the packs that are gone. So a save writes its own chunks and now and then merges: no page is
-//! written per chunk. A hit is a hint: whether the pack is live, and really has the chunk, is for the asker to check.
+//! Sorted runs of (first 8 bytes of the chunk's id, pack), each one blob. A save adds a run; eight runs of a level
+//! become one of the next, without the packs that are gone. So a save writes its own chunks and now and then merges: no
+//! page is written per chunk. A hit is a hint: whether the pack is live, and really has the chunk, is for the asker to
+//! check.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -65,7 +66,8 @@ impl Catalog {
             matches(run.len() as u64 / ROW as u64, prefix, row, &mut found)?;
         }
         for &(id, rows) in &runs.large {
-            let blob = self.db.blob_open("main", "lookups", "data", id, true)?;
+            // A run that was merged meanwhile is only a hint that is missed.
+            let Ok(blob) = self.db.blob_open("main", "lookups", "data", id, true) else { continue };
             let row = |n: u64| {
                 let mut bytes = [0; ROW];
                 blob.read_at_exact(&mut bytes, n as usize * ROW)?;
@@ -78,15 +80,15 @@ impl Catalog {
 
     fn open_runs(&self, runs: &mut Runs) -> Result<()> {
         runs.opened = true;
-        for (id, rows) in
-            self.rows("SELECT id, rows FROM lookups", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, u64>(1)?)))?
-        {
-            if rows * ROW as u64 <= RESIDENT_BYTES {
-                let data: Vec<u8> =
-                    self.db.query_row("SELECT data FROM lookups WHERE id = ?", [id], |row| row.get(0))?;
-                runs.resident.push(data);
-            } else {
-                runs.large.push((id, rows));
+        // One question: another process may merge runs between two.
+        let sql = "SELECT id, rows, CASE WHEN rows * 16 <= ? THEN data END FROM lookups";
+        let found = self.rows(sql, [RESIDENT_BYTES], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, u64>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+        })?;
+        for (id, rows, data) in found {
+            match data {
+                Some(data) => runs.resident.push(data),
+                None => runs.large.push((id, rows)),
             }
         }
         Ok(())

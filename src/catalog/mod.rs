@@ -1,11 +1,11 @@
 //! The catalog: what the log adds up to, in SQLite.
 //!
 //! A cache and nothing else: deleting it changes no answer. It lies in a file beside the log, in a cache folder, or in
-//! memory, with the same tables. Applying an entry is one transaction that also moves the position, so a catalog is always
-//! the fold of some prefix of the log.
+//! memory, with the same tables. Applying an entry is one transaction that also moves the position, so a catalog is
+//! always the fold of some prefix of the log.
 //!
-//! It knows nothing of objects: entries are handed to it. Whether an entry may be written is for its writer to decide, with
-//! the questions that `history` and `packs` answer.
+//! It knows nothing of objects: entries are handed to it. Whether an entry may be written is for its writer to decide,
+//! with the questions that `history` and `packs` answer.
 
 mod fold;
 mod history;
@@ -42,7 +42,8 @@ pub struct Position {
 }
 
 impl Catalog {
-    /// Opens or makes the catalog at `path`. One that cannot be used, or is another store's, is replaced by an empty one.
+    /// Opens or makes the catalog at `path`. One that cannot be used, or is another store's, is replaced by an empty
+    /// one.
     pub fn open(path: &Path, store: StoreId, origin: Hash) -> Result<Catalog> {
         match Catalog::try_open(path, store, origin) {
             Err(e) if is_broken(&e) => {

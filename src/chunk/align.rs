@@ -1,9 +1,9 @@
 //! Cuts by content, between elements.
 //!
 //! A rolling hash over the last bytes proposes a place (FastCDC); the cut is made at the last element boundary before
-//! it. Chunks therefore start on elements, and whole rows put in or taken out leave later cuts where they were, relative
-//! to the bytes around them. Bytes that are put in but are no multiple of an element shift the boundaries, and with
-//! them all later cuts by less than an element: such tensors were not the same type.
+//! it. Chunks therefore start on elements, and whole rows put in or taken out leave later cuts where they were,
+//! relative to the bytes around them. Bytes that are put in but are no multiple of an element shift the boundaries, and
+//! with them all later cuts by less than an element: such tensors were not the same type.
 
 use fastcdc::v2020;
 

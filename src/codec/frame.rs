@@ -1,16 +1,16 @@
 //! One zstd frame out of bytes of a known length, and back.
 //!
 //! Frames are written and read in one piece: the reader needs no window of its own, whatever window a frame asks for,
-//! and never looks past the bytes it was given. The frame always ends where its slice ends, and says the length that the
-//! reader expects; two frames in a row, a skippable frame or another length are refused before anything is decoded.
+//! and never looks past the bytes it was given. The frame always ends where its slice ends, and says the length that
+//! the reader expects; two frames in a row, a skippable frame or another length are refused before anything is decoded.
 
 use ::zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ParamSwitch};
 
 use super::CodecError;
 use super::scratch::at_least;
 
-/// The fastest that zstd has. It steps over so much between two looks for a match that hardly more than its Huffman stage
-/// is left, which is what the planes want.
+/// The fastest that zstd has. It steps over so much between two looks for a match that hardly more than its Huffman
+/// stage is left, which is what the planes want.
 const NO_MATCHES: i32 = -131_072;
 
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();

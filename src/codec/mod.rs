@@ -18,8 +18,8 @@
 //! | 1 | [`Planes`] | byte planes, each raw, constant or a zstd frame |
 //! | 2 | [`Zstd`] | one zstd frame |
 //!
-//! Each codec's module says exactly what its body is. A *zstd frame* is, wherever the word is used here, one frame as in
-//! RFC 8878: with its magic number and its content size, without a dictionary; a checksum, if there is one, must be
+//! Each codec's module says exactly what its body is. A *zstd frame* is, wherever the word is used here, one frame as
+//! in RFC 8878: with its magic number and its content size, without a dictionary; a checksum, if there is one, must be
 //! right. Numbers are little-endian.
 
 mod frame;

@@ -1,8 +1,8 @@
 //! Byte planes: the bytes of all elements that mean the same, next to each other.
 //!
 //! The exponents of a tensor's floats are much alike and its mantissas are noise. Apart, the former shrink well by a
-//! Huffman code and the latter are left as they are, which costs no more than copying them. The sign of a float is moved
-//! behind its mantissa first, so that the exponent has a byte to itself.
+//! Huffman code and the latter are left as they are, which costs no more than copying them. The sign of a float is
+//! moved behind its mantissa first, so that the exponent has a byte to itself.
 //!
 //! # Body
 //! With `w` the bytes of an element, the chunk is `n = length / w` elements and `length % w` bytes of tail.

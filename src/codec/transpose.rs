@@ -1,8 +1,8 @@
 //! Elements to byte planes and back.
 //!
-//! Plane `k` holds byte `k` of every element, the least significant first. Elements are halved and halved again, a block
-//! at a time, through arrays of a known length: this compilers make vector code of for any instruction set, also for one
-//! that cannot shuffle bytes.
+//! Plane `k` holds byte `k` of every element, the least significant first. Elements are halved and halved again, a
+//! block at a time, through arrays of a known length: this compilers make vector code of for any instruction set, also
+//! for one that cannot shuffle bytes.
 
 /// What happens to an element on its way into the planes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

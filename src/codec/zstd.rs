@@ -1,8 +1,8 @@
 //! zstd for bytes without elements: text, records, small integers.
 //!
 //! # Body
-//! One zstd frame whose content is the chunk. A reader refuses bytes behind the frame and a content size that is not the
-//! chunk's length.
+//! One zstd frame whose content is the chunk. A reader refuses bytes behind the frame and a content size that is not
+//! the chunk's length.
 
 use super::scratch::at_least;
 use super::{Codec, CodecError, CodecId, Input, Scratch, pays};

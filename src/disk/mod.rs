@@ -1,7 +1,7 @@
 //! Files, and nothing that a store means by them: the one floor that touches a file system.
 //!
-//! Every side effect is one operation here, so that a test can put a disk of its own below a store: one that counts, fails,
-//! or forgets what was not synced. Nothing above opens a file of the store in another way.
+//! Every side effect is one operation here, so that a test can put a disk of its own below a store: one that counts,
+//! fails, or forgets what was not synced. Nothing above opens a file of the store in another way.
 //!
 //! # What a disk promises
 //! * After [`DiskFile::sync`] the bytes written so far survive a crash; after [`Disk::sync_folder`] the names in it do.

@@ -4,8 +4,9 @@
 //! "TRLG" · version u16 · kind u16 · store id 16 · slot u64 · previous entry's hash 32 · nonce 16 · save id 16
 //! · time i64 (nanoseconds since the epoch; for people) · begin u64 · length of the body u32 · body (JSON) · BLAKE3 of all before 32
 //! ```
-//! That last hash is the entry's own; the next entry repeats it, and slot 0 repeats the hash of `treering.json`. `begin` is
-//! the first slot that the writer had not folded when its work began. The save id is that of the save, or zeros.
+//! That last hash is the entry's own; the next entry repeats it, and slot 0 repeats the hash of `treering.json`.
+//! `begin` is the first slot that the writer had not folded when its work began. The save id is that of the save, or
+//! zeros.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,8 @@
 //! What a checkpoint is made of: a root, a schema and blocks of tensor ids, all of them ordinary deduplicated chunks.
 //!
 //! The schema says what the tensors are and stays the same from step to step; the blocks say which bytes they have, 256
-//! tensors to a block and none across a component's border, so that one changed tensor rewrites one block. Names of files
-//! and their original headers stand in the root.
+//! tensors to a block and none across a component's border, so that one changed tensor rewrites one block. Names of
+//! files and their original headers stand in the root.
 //!
 //! ```text
 //! stored   (a byte string, wherever it is referred to) flag u8 (0: one chunk; 1: id names a recipe) · id 32 · length varint

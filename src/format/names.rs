@@ -1,8 +1,8 @@
 //! What names may be.
 //!
 //! Runs, tags, metrics and components are typed by people, parsed out of addresses and printed on terminals: they hold
-//! nothing that an address uses and nothing that cannot be seen. Tensor names and side files come from elsewhere and are
-//! never changed: they are refused only where they would be dangerous. This module knows words, not files.
+//! nothing that an address uses and nothing that cannot be seen. Tensor names and side files come from elsewhere and
+//! are never changed: they are refused only where they would be dangerous. This module knows words, not files.
 
 use std::borrow::Cow;
 use std::path::{Component, Path, PathBuf};

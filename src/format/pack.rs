@@ -12,8 +12,8 @@
 //! frame    codec u8 · depth u8 · count of bases u8 · base ids 32 each · body
 //! ```
 //! Numbers are little-endian. The frames fill the space between header and footer exactly, in the order of the rows.
-//! The footer's hash stands in the log entry that brought the pack, and the footer names the store, the save and the pack:
-//! a pack cannot stand in for another.
+//! The footer's hash stands in the log entry that brought the pack, and the footer names the store, the save and the
+//! pack: a pack cannot stand in for another.
 
 use crate::chunk;
 use crate::codec::CodecId;

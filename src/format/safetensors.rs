@@ -1,8 +1,8 @@
 //! Safetensors files: their headers, and the index of a model that is spread over several.
 //!
-//! The reader is strict: what it accepts covers the data exactly once, and everything it refuses has a reason that names
-//! the file and the tensor. The writer makes what the reader, and the `safetensors` crate, accept. Both are functions of
-//! slices: where the bytes lie, and which copy of a header is kept, is the caller's.
+//! The reader is strict: what it accepts covers the data exactly once, and everything it refuses has a reason that
+//! names the file and the tensor. The writer makes what the reader, and the `safetensors` crate, accept. Both are
+//! functions of slices: where the bytes lie, and which copy of a header is kept, is the caller's.
 //!
 //! # What always holds
 //! * The tensors of a [`Header`] follow each other without a hole from 0 to the end of the data, under different names.
@@ -90,7 +90,8 @@ fn check_unique(what: &str, tensors: &[Entry]) -> Result<()> {
     }
 }
 
-/// Each tensor begins where the one before it ends, the last one ends with the data, and each has the bytes of its shape.
+/// Each tensor begins where the one before it ends, the last one ends with the data, and each has the bytes of its
+/// shape.
 fn check_cover(what: &str, tensors: &[Entry], data_len: u64) -> Result<()> {
     let mut at = 0;
     for entry in tensors {
@@ -176,7 +177,8 @@ pub fn write_index(shards: &[(String, &[TensorMeta])]) -> Vec<u8> {
     out
 }
 
-/// Which tensors go together into a file of at most `max_bytes` of data, in order. A larger tensor has a file to itself.
+/// Which tensors go together into a file of at most `max_bytes` of data, in order. A larger tensor has a file to
+/// itself.
 pub fn plan_shards(tensors: &[TensorMeta], max_bytes: u64) -> Vec<Range<usize>> {
     let (mut shards, mut start, mut bytes) = (Vec::new(), 0, 0u64);
     for (at, meta) in tensors.iter().enumerate() {

@@ -3,8 +3,8 @@
 //! # Why it is safe
 //! A pack is deleted only after a condemn entry (or a repack, or an abort) that names it is durable in the log. Whoever
 //! writes an entry has folded all before it: a condemn names no pack that a checkpoint of that fold needs, and a commit
-//! names no pack that is condemned in its fold. Both take a slot of the log, so one comes first, and the other sees it. No
-//! clock, lock or owner decides, and no pack's name is ever used again.
+//! names no pack that is condemned in its fold. Both take a slot of the log, so one comes first, and the other sees it.
+//! No clock, lock or owner decides, and no pack's name is ever used again.
 //!
 //! # The order of things
 //! 1. Saves that died are aborted: their packs are condemned by that.
@@ -77,7 +77,8 @@ pub struct GcVerdict {
     pub keeps: Vec<Reason>,
     /// Components that go.
     pub thin: Vec<String>,
-    /// Bytes that only it needs: freed if it goes. Packs that several going checkpoints share count for the last of them.
+    /// Bytes that only it needs: freed if it goes. Packs that several going checkpoints share count for the last of
+    /// them.
     pub bytes: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Writing packs anew without the frames that nobody needs.
 //!
-//! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. The old packs
-//! stay until the entry that brings the new ones is durable, and that entry condemns them.
+//! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. The old
+//! packs stay until the entry that brings the new ones is durable, and that entry condemns them.
 
 use super::mark::Marked;
 use super::{Deadline, GcOptions, GcReport, is_live};

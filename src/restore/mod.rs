@@ -1,6 +1,6 @@
 //! The journey of a restore: resolve, plan, fetch, decode, write, report.
 //!
-//! A [`Plan`] says which bytes go where; carrying it out reads each chunk once, on all threads, and checks its hash before
+//! A plan says which bytes go where; carrying it out reads each chunk once, on all threads, and checks its hash before
 //! a byte of it is written. Outputs are written under a temporary name beside their place, synced, and then renamed: a
 //! restore that fails leaves nothing, and what was there before stays until the new is whole.
 
@@ -75,7 +75,8 @@ pub struct TensorInfo {
     pub component: String,
     /// Name, type, shape, length.
     pub meta: TensorMeta,
-    /// Its id: the hash of its bytes, or of the list of its chunks if it has several; `None` if its component was dropped.
+    /// Its id: the hash of its bytes, or of the list of its chunks if it has several; `None` if its component was
+    /// dropped.
     pub id: Option<crate::id::ChunkId>,
     /// Chunks.
     pub chunks: u64,
@@ -134,9 +135,10 @@ impl Checkpoint {
         &self.manifest.row
     }
 
-    /// It came from a folder, or from several files.
+    /// It comes back as a folder.
     pub fn is_folder(&self) -> bool {
-        self.manifest.root.folder
+        let root = &self.manifest.root;
+        root.folder || root.files.len() + root.side_files.len() > 1
     }
 
     /// The names and lengths of its side files.

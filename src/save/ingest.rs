@@ -1,7 +1,7 @@
 //! What is to be saved: files, folders or tensors in memory, looked at but not read.
 //!
-//! Input files are not the store's: they are opened here, read by position, and looked at again at the end, so that one that
-//! changes or shrinks meanwhile is an error and not a checkpoint.
+//! Input files are not the store's: they are opened here, read by position, and looked at again at the end, so that one
+//! that changes or shrinks meanwhile is an error and not a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
@@ -80,8 +80,9 @@ struct Stamp {
 }
 
 impl<'a> Inputs<'a> {
-    /// Files and folders. `COMPONENT` may be given with each; otherwise a tensor's component is the first part of its name.
-    /// One file alone comes back as a file, anything else as a folder. `mapped` vouches that the files do not change.
+    /// Files and folders. `COMPONENT` may be given with each; otherwise a tensor's component is the first part of its
+    /// name. One file alone comes back as a file, anything else as a folder. `mapped` vouches that the files do not
+    /// change.
     pub fn paths(paths: &[(Option<String>, PathBuf)], mapped: bool) -> Result<Inputs<'a>> {
         let mut inputs = Inputs { folder: paths.len() > 1, ..Inputs::default() };
         for (component, path) in paths {

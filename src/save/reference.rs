@@ -1,7 +1,7 @@
 //! The checkpoint that a save is compared with: its parent, or else the newest that looks the same.
 //!
-//! Where it has a tensor of the same name, type and shape, that tensor's cuts are taken over, so that every chunk meets its
-//! counterpart; where the shape differs, its chunks are looked for at both ends.
+//! Where it has a tensor of the same name, type and shape, that tensor's cuts are taken over, so that every chunk meets
+//! its counterpart; where the shape differs, its chunks are looked for at both ends.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
 //! The log: following it, and adding to it.
 //!
-//! Slots are taken by creating their object, which at most one writer can; so whoever wrote slot n has folded all before
-//! it, and what it checked against that fold still holds. The answer of a create is never believed blindly: the entry's
-//! nonce tells a writer whether the slot is its own.
+//! Slots are taken by creating their object, which at most one writer can; so whoever wrote slot n has folded all
+//! before it, and what it checked against that fold still holds. The answer of a create is never believed blindly: the
+//! entry's nonce tells a writer whether the slot is its own.
 
 use super::Store;
 use crate::catalog::{Catalog, Position, is_broken};
@@ -33,8 +33,8 @@ impl Store {
         self.index_packs()
     }
 
-    /// Adds an entry. `plan` sees the catalog at the head of the log and says what to write, or `None` for nothing; it is
-    /// asked again whenever somebody else was faster. Returns the slot.
+    /// Adds an entry. `plan` sees the catalog at the head of the log and says what to write, or `None` for nothing; it
+    /// is asked again whenever somebody else was faster. Returns the slot.
     pub(crate) fn append(
         &self,
         save: SaveId,

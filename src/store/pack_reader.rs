@@ -1,7 +1,8 @@
 //! Reading chunks out of a set of packs.
 //!
 //! A [`PackSet`] is the footers of the packs that a checkpoint needs, folded into one map. A chunk that lies in several
-//! packs, or a copy that turns out to be damaged, is read from the next best copy: the smallest depth, then the pack's name.
+//! packs, or a copy that turns out to be damaged, is read from the next best copy: the smallest depth, then the pack's
+//! name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,7 +1,7 @@
 //! What may be typed: every command with its flags, and what their values mean by themselves.
 //!
-//! Deliberately ignorant of stores: an address such as `RUN@STEP` stays text here, and whether flags make sense for a run
-//! is for the command to say.
+//! Deliberately ignorant of stores: an address such as `RUN@STEP` stays text here, and whether flags make sense for a
+//! run is for the command to say.
 
 mod check;
 mod filter;

@@ -1,7 +1,7 @@
 //! What people see: numbers, tables, lines, colours and progress; and what programs see: JSON and CSV.
 //!
-//! Knows no store. Everything printed goes through [`Out`], which turns a closed pipe into an error that `main` treats as
-//! success, and drops colours where they are not wanted.
+//! Knows no store. Everything printed goes through [`Out`], which turns a closed pipe into an error that `main` treats
+//! as success, and drops colours where they are not wanted.
 
 pub(crate) mod csv;
 pub(crate) mod json;

@@ -1,7 +1,7 @@
 //! `treering demo`: a real training in a real store, killed once on the way.
 //!
-//! The training runs in processes of its own, as trainings do. Each saves through the library, as a Rust program would; the
-//! rest is told by the store.
+//! The training runs in processes of its own, as trainings do. Each saves through the library, as a Rust program would;
+//! the rest is told by the store.
 
 mod model;
 

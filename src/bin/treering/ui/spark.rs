@@ -2,7 +2,8 @@
 
 const BLOCKS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
-/// The series in at most `width` characters, lowest to highest; longer ones are averaged. A gap is where no finite number is.
+/// The series in at most `width` characters, lowest to highest; longer ones are averaged. A gap is where no finite
+/// number is.
 pub(crate) fn spark(values: &[f64], width: usize) -> String {
     let points = resample(values, width);
     let finite = || points.iter().flatten().copied();
