@@ -94,13 +94,12 @@ impl PackWriter {
             bases: info.bases,
         });
         open.end += frame.len() as u64;
-        // A large frame goes past the buffer, but never past what waits in it.
-        let large = frame.len() > BUFFER_BYTES / 2;
-        if large || open.buffer.len() + frame.len() > BUFFER_BYTES {
+        // Frames lie in the order of the rows: what waits goes before what does not wait.
+        if open.buffer.len() + frame.len() > BUFFER_BYTES {
             open.sink.append(&open.buffer)?;
             open.buffer.clear();
         }
-        if large {
+        if open.buffer.is_empty() && frame.len() > BUFFER_BYTES / 2 {
             open.sink.append(frame)?;
         } else {
             open.buffer.extend_from_slice(frame);
