@@ -17,6 +17,8 @@ use crate::format::keys::{self, Key};
 use crate::id::{PackId, SaveId};
 
 const LOCK: &str = "lock";
+/// Times that a save tries to get a folder of its own.
+const BEGIN_TRIES: u32 = 100;
 const ENTRY_PREFIX: &str = "entry-";
 /// Room for the largest entry and what surrounds it.
 const RESERVE_BYTES: usize = 2 << 20;
@@ -142,10 +144,20 @@ impl LocalBackend {
 impl Backend for LocalBackend {
     fn begin(&self, save: SaveId) -> Result<Box<dyn Staging>> {
         let folder = self.root.join(keys::tmp_folder(save));
-        self.disk.make_folder(&folder).context("create folder", &folder)?;
-        let lock = self.disk.lock(&folder.join(LOCK)).context("lock", &folder)?;
-        let lock = lock.ok_or_else(|| Error::Bug(format!("save {save} has two owners")))?;
-        Ok(Box::new(LocalStaging { backend: self.clone(), folder, published: AtomicBool::new(false), _lock: lock }))
+        for _ in 0..BEGIN_TRIES {
+            self.make_folder(&folder)?;
+            // A collection that looks at just this moment may take the lock, or the folder, for that of a dead save.
+            match self.disk.lock(&folder.join(LOCK)) {
+                Ok(Some(lock)) => {
+                    let published = AtomicBool::new(false);
+                    return Ok(Box::new(LocalStaging { backend: self.clone(), folder, published, _lock: lock }));
+                }
+                Ok(None) => std::thread::yield_now(),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e).context("lock", &folder),
+            }
+        }
+        Err(Error::Stale { what: format!("the folder {}", folder.display()) })
     }
 
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
@@ -229,6 +241,11 @@ impl Backend for LocalBackend {
                 continue;
             };
             let folder = self.root.join(keys::tmp_folder(save));
+            // Without a lock file it is being made right now, or was left by a crash long ago.
+            let inside = self.disk.list(&folder).unwrap_or_default();
+            if name.modified >= before && inside.iter().all(|file| file.name != LOCK) {
+                continue;
+            }
             // Taking the lock proves that its owner is gone. It is held until the folder is empty.
             match self.disk.lock(&folder.join(LOCK)) {
                 Ok(Some(_lock)) => {

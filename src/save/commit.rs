@@ -160,10 +160,9 @@ impl Store {
     }
 
     fn add_metrics(&self, existing: &CheckpointRow, options: &SaveOptions) -> Result<()> {
-        let new = options
-            .metrics
-            .iter()
-            .filter(|(name, value)| existing.metrics.get(*name).is_none_or(|old| old.0.to_bits() != value.0.to_bits()));
+        let new = options.metrics.iter().filter(|(name, value)| {
+            existing.metrics.get(*name).is_none_or(|old| old.0 != value.0 && !(old.0.is_nan() && value.0.is_nan()))
+        });
         let metrics: BTreeMap<_, _> = new.map(|(name, value)| (name.clone(), *value)).collect();
         if metrics.is_empty() || options.on_conflict == OnConflict::Skip {
             return Ok(());
