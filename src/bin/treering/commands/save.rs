@@ -77,11 +77,12 @@ fn options(args: &Save) -> Result<SaveOptions> {
     })
 }
 
-/// Where the save comes from: what helps to find the code and the job again. Not the arguments that change from step to
-/// step, or every save would differ from the last.
+/// Where the save comes from: what helps to find the code and the job again.
 fn provenance() -> Value {
     let mut from = Map::new();
     from.insert("program".into(), format!("treering {}", env!("CARGO_PKG_VERSION")).into());
+    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    from.insert("arguments".into(), arguments.collect());
     from.insert("host".into(), rustix::system::uname().nodename().to_string_lossy().into());
     if let Ok(folder) = std::env::current_dir() {
         from.insert("folder".into(), folder.display().to_string().into());
