@@ -74,12 +74,11 @@ impl Store {
         // Nothing new to store: it may be the very checkpoint that is there.
         let parent = self.parent_of(options)?;
         let before = lineage(&self.catalog(), &parent, options)?;
-        if let Some(existing) = before.existing.filter(|row| row.manifest == manifest) {
-            self.add_metrics(&existing, options)?;
-            return Ok(self.report_existing(&existing, SaveOutcome::Identical, sizes, started));
-        } else if options.on_conflict == OnConflict::Error {
-            conflict(&lineage(&self.catalog(), &parent, options)?, options)?;
+        if let Some(existing) = before.existing.as_ref().filter(|row| row.manifest == manifest) {
+            self.add_metrics(existing, options)?;
+            return Ok(self.report_existing(existing, SaveOutcome::Identical, sizes, started));
         }
+        conflict(&before, options)?;
         let mut commit = Commit {
             run: options.run.clone(),
             step: options.step,
@@ -117,6 +116,7 @@ impl Store {
                 return Ok(None);
             }
             let found = fill_in(&mut commit, catalog, &parent, &needs, options)?;
+            conflict(&found, options)?;
             superseded = found.superseded.iter().map(|&(step, _)| step).collect();
             Ok(Some(Body::Commit(commit.clone())))
         })?;
@@ -215,7 +215,6 @@ fn fill_in(
         None => None,
     };
     let lineage = lineage(catalog, &parent, options)?;
-    conflict(&lineage, options)?;
     for &pack in needs {
         if catalog.pack(pack)?.is_none_or(|row| row.state != PackState::Live) {
             return Err(Error::Stale { what: format!("pack {pack}") });
