@@ -14,8 +14,7 @@ use crate::format::pack::{self, Footer};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::Unit;
 use crate::parallel;
-use crate::save::Manifest;
-use crate::store::{ChunkTool, Store};
+use crate::store::{ChunkTool, Manifest, Store};
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use crate::catalog::{Catalog, PackRow};
 use crate::error::Result;
 use crate::id::{ChunkId, PackId};
-use crate::save::Manifest;
-use crate::store::Store;
+use crate::store::{Manifest, Store};
 
 /// Checkpoints whose manifests are read for one pack, at most. A pack that more of them need is left as it is: reading
 /// them all would cost more than its dead bytes.

@@ -5,8 +5,7 @@ use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::entry::{Amend, Body};
 use crate::id::{ChunkId, PackId, SaveId};
-use crate::save::{Manifest, encode_frame, needs_from};
-use crate::store::{FrameInfo, PackWriter, Store};
+use crate::store::{FrameInfo, Manifest, PackWriter, Store, encode_frame, needs_from};
 use crate::tensor::Layout;
 
 impl Store {

@@ -18,8 +18,7 @@ use crate::error::{Error, Result};
 use crate::format::manifest::{SchemaTensor, Stored};
 use crate::format::names;
 use crate::monitor::Unit;
-use crate::save::Manifest;
-use crate::store::{Address, ChunkTool, Store};
+use crate::store::{Address, ChunkTool, Manifest, Store};
 use crate::tensor::TensorMeta;
 
 use plan::{Plan, Selection};

@@ -6,8 +6,7 @@ use super::RestoreOptions;
 use crate::error::{Error, Result};
 use crate::format::manifest::{SchemaTensor, Stored};
 use crate::format::{names, safetensors};
-use crate::save::Manifest;
-use crate::store::ChunkTool;
+use crate::store::{ChunkTool, Manifest};
 use crate::tensor::TensorMeta;
 
 /// The files to write.

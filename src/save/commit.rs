@@ -9,7 +9,7 @@ use crate::catalog::{Catalog, CheckpointRow, PackState};
 use crate::error::{Error, Result};
 use crate::format::entry::{Annotate, Body, Commit, Needs};
 use crate::id::PackId;
-use crate::store::{Published, Store};
+use crate::store::{Published, Store, needs_from};
 
 /// Where a save belongs.
 #[derive(Debug, Default)]
@@ -239,14 +239,4 @@ fn conflict(lineage: &Lineage, options: &SaveOptions) -> Result<()> {
         }
         _ => Ok(()),
     }
-}
-
-/// The needed packs as a difference to the parent's, or as they are if that is shorter.
-pub(crate) fn needs_from(catalog: &Catalog, base: Option<&CheckpointRow>, needs: &BTreeSet<PackId>) -> Result<Needs> {
-    let whole = Needs { base: None, plus: needs.iter().copied().collect(), minus: Vec::new() };
-    let Some(base) = base.filter(|row| row.status != crate::catalog::Status::Forgotten) else { return Ok(whole) };
-    let theirs: BTreeSet<PackId> = catalog.packs_of(base.slot)?.into_iter().map(|pack| pack.pack).collect();
-    let plus: Vec<PackId> = needs.difference(&theirs).copied().collect();
-    let minus: Vec<PackId> = theirs.difference(needs).copied().collect();
-    if plus.len() + minus.len() >= needs.len() { Ok(whole) } else { Ok(Needs { base: Some(base.slot), plus, minus }) }
 }

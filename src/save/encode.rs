@@ -9,11 +9,10 @@ use std::sync::{Mutex, PoisonError};
 use super::cut::{Part, Piece};
 use super::ingest::Bytes;
 use crate::catalog::PackRow;
-use crate::codec::{self, CodecId, Input, Scratch};
+use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
-use crate::format::pack;
 use crate::id::ChunkId;
-use crate::store::{Lookup, PackSet};
+use crate::store::{Lookup, PackSet, encode_frame};
 use crate::tensor::Layout;
 
 /// Input is read and hashed in steps of this size: small enough to stay in a core's own cache in between.
@@ -121,27 +120,6 @@ impl<'a> Shared<'a> {
         let codec = encode_frame(bytes, layout, scratch, check, &mut frame)?;
         Ok(Outcome::New(codec, frame))
     }
-}
-
-/// Appends the frame of a chunk without a base, and makes sure that it can be decoded.
-pub(crate) fn encode_frame(
-    bytes: &[u8],
-    layout: Layout,
-    scratch: &mut Scratch,
-    check: &mut Vec<u8>,
-    frame: &mut Vec<u8>,
-) -> Result<CodecId> {
-    // The codec is not known yet; it takes one byte whatever it is.
-    pack::put_frame_head(frame, CodecId(0), 0, &[]);
-    let head = frame.len();
-    let codec = codec::encode(Input { bytes, layout, base: None }, scratch, frame);
-    frame[0] = codec.0;
-    check.resize(bytes.len(), 0);
-    let decoded = codec::decode(codec, &frame[head..], None, scratch, check);
-    if decoded.is_err() || check != bytes {
-        return Err(Error::Bug(format!("codec {} does not give back what it was given", codec.0)));
-    }
-    Ok(codec)
 }
 
 fn read_and_hash<'b>(

@@ -27,11 +27,7 @@ use crate::parallel;
 use crate::store::{Address, Lookup, PackWriter, Store};
 use crate::tensor::Layout;
 
-pub(crate) use encode::encode_frame;
 pub use ingest::{Inputs, MemoryTensor};
-pub(crate) use reference::Manifest;
-
-pub(crate) use commit::needs_from;
 
 use commit::Lineage;
 use cut::{Cutter, Part};

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
 use super::cut::Part;
-use super::encode::{Done, Outcome, Shared, encode_frame};
+use super::encode::{Done, Outcome, Shared};
 use crate::chunk;
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::format::entry::Sizes;
 use crate::format::manifest::{BLOCK_TENSORS, Block, Recipe, Stored};
 use crate::id::{ChunkId, PackId};
-use crate::store::{FrameInfo, PackSet, PackWriter};
+use crate::store::{FrameInfo, PackSet, PackWriter, encode_frame};
 use crate::tensor::Layout;
 
 /// Sees what became of each piece, in order.

@@ -4,8 +4,10 @@
 //! Reading from it needs no lock and writes nothing but the catalog.
 
 mod address;
+mod frame;
 mod log;
 mod lookup;
+mod manifest;
 mod pack_reader;
 mod pack_writer;
 mod place;
@@ -24,7 +26,9 @@ use crate::id::{Hash, StoreId};
 use crate::monitor::{Monitor, Silent};
 
 pub use address::{Address, Point};
+pub(crate) use frame::encode_frame;
 pub(crate) use lookup::Lookup;
+pub(crate) use manifest::{Manifest, needs_from};
 pub(crate) use pack_reader::{ChunkTool, PackSet};
 pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;
