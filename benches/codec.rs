@@ -85,12 +85,12 @@ fn measure(name: &str, bytes: &[u8], encode: impl Fn(&[u8], &mut Scratch, &mut V
     let mut out = vec![0; CHUNK];
     let decoding = speed(bytes.len(), || {
         for (chunk, (id, body)) in bytes.chunks(CHUNK).zip(&bodies) {
-            codec::decode(*id, body, None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
+            codec::decode(*id, body, codec::Base::None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
             black_box(&out);
         }
     });
     for (chunk, (id, body)) in bytes.chunks(CHUNK).zip(&bodies) {
-        codec::decode(*id, body, None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
+        codec::decode(*id, body, codec::Base::None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
         assert!(out[..chunk.len()] == *chunk, "other bytes came back");
     }
     let codec = ["raw", "planes", "zstd"][usize::from(bodies[0].0.0)];

@@ -44,6 +44,7 @@ impl DType {
             "I64" | "U64" => Layout::Integer { width: 8 },
             "I32" | "U32" => Layout::Integer { width: 4 },
             "I16" | "U16" => Layout::Integer { width: 2 },
+            "I8" | "U8" => Layout::Integer { width: 1 },
             _ => Layout::Bytes,
         }
     }
@@ -68,7 +69,7 @@ pub enum Layout {
     Bytes,
     /// Little-endian integers.
     Integer {
-        /// Bytes of one: 2, 4 or 8.
+        /// Bytes of one: 1, 2, 4 or 8.
         width: u8,
     },
     /// Little-endian floats: a sign, an exponent, a mantissa.

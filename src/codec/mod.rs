@@ -17,15 +17,20 @@
 //! | 0 | [`Raw`] | the bytes of the chunk |
 //! | 1 | [`Planes`] | byte planes, each raw, constant or a zstd frame |
 //! | 2 | [`Zstd`] | one zstd frame |
+//! | 3 | [`Delta`] | differences to the elements of a base, coded by their odds given the exponents of the base |
 //!
 //! Each codec's module says exactly what its body is. A *zstd frame* is, wherever the word is used here, one frame as
 //! in RFC 8878: with its magic number and its content size, without a dictionary; a checksum, if there is one, must be
 //! right. Numbers are little-endian.
 
-mod frame;
+mod choose;
+pub mod delta;
+mod entropy;
+mod kernel;
 mod noise;
 pub mod planes;
 pub mod raw;
+mod residual;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -34,6 +39,8 @@ pub mod zstd;
 
 use crate::tensor::Layout;
 
+pub use choose::encode;
+pub use delta::Delta;
 pub use planes::Planes;
 pub use raw::Raw;
 pub use scratch::Scratch;
@@ -50,6 +57,8 @@ impl CodecId {
     pub const PLANES: CodecId = CodecId(1);
     /// The id of [`Zstd`].
     pub const ZSTD: CodecId = CodecId(2);
+    /// The id of [`Delta`].
+    pub const DELTA: CodecId = CodecId(3);
 }
 
 /// What a codec makes a body of.
@@ -73,12 +82,42 @@ pub trait Codec: Sync {
     /// The number that frames know it by.
     fn id(&self) -> CodecId;
 
-    /// Appends the body to `out`. Any bytes have a body, though it may be larger than they are.
+    /// Appends the body to `out`. Any bytes have a body, though it may be larger than they are. A codec that takes a
+    /// base must be given one as long as the chunk.
     fn encode(&self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>);
 
-    /// Fills all of `out`, whose length is that of the chunk, or fails and leaves anything in it.
-    fn decode(&self, body: &[u8], base: Option<&[u8]>, scratch: &mut Scratch, out: &mut [u8])
-    -> Result<(), CodecError>;
+    /// How many bases its frames have.
+    fn bases(&self) -> usize {
+        0
+    }
+
+    /// Fills all of `out`, whose length is that of the chunk, or fails and leaves anything in it. A codec without bases
+    /// does not look at `base`.
+    fn decode(&self, body: &[u8], base: Base<'_>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError>;
+}
+
+/// Where a decoder finds the bytes of the base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base<'a> {
+    /// There is none.
+    None,
+    /// Here.
+    Bytes(&'a [u8]),
+    /// Where the chunk is to be: a chain of differences is decoded in one buffer.
+    InPlace,
+}
+
+impl Base<'_> {
+    /// Puts the base where the chunk is to be.
+    fn into_place(self, out: &mut [u8]) -> Result<(), CodecError> {
+        match self {
+            Base::InPlace => {}
+            Base::Bytes(base) if base.len() == out.len() => out.copy_from_slice(base),
+            Base::Bytes(_) => return Err(CodecError("a base of another length")),
+            Base::None => return Err(CodecError("a difference without a base")),
+        }
+        Ok(())
+    }
 }
 
 /// The codec of that id, or `None` if this version knows none.
@@ -87,8 +126,14 @@ pub fn by_id(id: CodecId) -> Option<&'static dyn Codec> {
         CodecId::RAW => &Raw,
         CodecId::PLANES => &Planes,
         CodecId::ZSTD => &Zstd,
+        CodecId::DELTA => &Delta,
         _ => return None,
     })
+}
+
+/// How many bases the frames of a codec have.
+pub fn bases_of(id: CodecId) -> usize {
+    by_id(id).map_or(0, Codec::bases)
 }
 
 /// The word for a codec, for people.
@@ -97,41 +142,20 @@ pub fn name_of(id: CodecId) -> &'static str {
         CodecId::RAW => "raw",
         CodecId::PLANES => "planes",
         CodecId::ZSTD => "zstd",
+        CodecId::DELTA => "delta",
         _ => "unknown",
     }
-}
-
-/// Chooses a codec and appends the body that it makes to `out`: at most as many bytes as the chunk has.
-pub fn encode(input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> CodecId {
-    let start = out.len();
-    if let Some(codec) = promising(input, scratch) {
-        codec.encode(input, scratch, out);
-        if pays(out.len() - start, input.bytes.len()) {
-            return codec.id();
-        }
-        out.truncate(start);
-    }
-    Raw.encode(input, scratch, out);
-    CodecId::RAW
 }
 
 /// Decodes a body of the codec `id` into all of `out`.
 pub fn decode(
     id: CodecId,
     body: &[u8],
-    base: Option<&[u8]>,
+    base: Base<'_>,
     scratch: &mut Scratch,
     out: &mut [u8],
 ) -> Result<(), CodecError> {
     by_id(id).ok_or(CodecError("a codec that this version does not know"))?.decode(body, base, scratch, out)
-}
-
-/// The codec that a look at a sample speaks for; `None` if the bytes look like noise.
-fn promising(input: Input<'_>, scratch: &mut Scratch) -> Option<&'static dyn Codec> {
-    match input.layout {
-        Layout::Bytes => zstd::promises(input.bytes, scratch).then_some(&Zstd),
-        Layout::Integer { .. } | Layout::Float { .. } => planes::promises(input, scratch).then_some(&Planes),
-    }
 }
 
 /// Less than one byte in 64 is not worth decoding for: reading it raw is faster. zstd draws the line at the same place.

@@ -21,7 +21,7 @@
 use super::noise::{Look, look};
 use super::scratch::at_least;
 use super::transpose::{Turn, merge, split};
-use super::{Codec, CodecError, CodecId, Input, Scratch};
+use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
 use crate::tensor::Layout;
 use crate::wire::{Reader, Write};
 
@@ -36,7 +36,7 @@ impl Codec for Planes {
 
     fn encode(&self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) {
         let shape = Shape::of(input.layout);
-        let looks = shape.looks(input.bytes, scratch);
+        let (looks, _) = shape.looks(input.bytes, scratch);
         let Scratch { entropy, matches, planes, .. } = scratch;
         let (elements, tail) = shape.cut(input.bytes);
         let count = elements.len() / shape.width;
@@ -76,7 +76,7 @@ impl Codec for Planes {
         out[header..][..HEADER].copy_from_slice(&shape.header(&modes));
     }
 
-    fn decode(&self, body: &[u8], _: Option<&[u8]>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
+    fn decode(&self, body: &[u8], _: Base<'_>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
         let mut body = Reader::new(body);
         let (shape, modes) = Shape::from_header(body.array().map_err(|_| SHORT)?)?;
         let (elements, tail) = shape.cut_mut(out);
@@ -106,10 +106,12 @@ impl Codec for Planes {
     }
 }
 
-/// Whether any plane looks like more than noise.
-pub(super) fn promises(input: Input<'_>, scratch: &mut Scratch) -> bool {
+/// About how many bytes the body would have; `None` if every plane looks like noise.
+pub(super) fn promises(input: Input<'_>, scratch: &mut Scratch) -> Option<u64> {
     let shape = Shape::of(input.layout);
-    shape.looks(input.bytes, scratch)[..shape.width].iter().any(|look| *look != Look::Noise)
+    let (looks, left) = shape.looks(input.bytes, scratch);
+    let worth = looks[..shape.width].iter().any(|look| *look != Look::Noise);
+    worth.then(|| HEADER as u64 + left.iter().sum::<u64>() * (input.bytes.len() / shape.width) as u64 / 4096)
 }
 
 const SHORT: CodecError = CodecError("a body that ends too soon");
@@ -177,8 +179,9 @@ impl Shape {
         bytes.split_at_mut(bytes.len() - bytes.len() % self.width)
     }
 
-    /// How each plane looks, by pieces spread evenly over the chunk; all of it if it is small.
-    fn looks(self, bytes: &[u8], scratch: &mut Scratch) -> [Look; WIDEST] {
+    /// How each plane looks, and how many of 4096 bytes are left of it, by pieces spread evenly over the chunk; all of
+    /// it if it is small.
+    fn looks(self, bytes: &[u8], scratch: &mut Scratch) -> ([Look; WIDEST], [u64; WIDEST]) {
         const PIECES: usize = 64;
         const PIECE: usize = 64;
         let (elements, _) = self.cut(bytes);
@@ -198,9 +201,11 @@ impl Shape {
         let mut places: [&mut [u8]; WIDEST] = Default::default();
         places.iter_mut().zip(planes.chunks_exact_mut(sampled.max(1))).for_each(|(place, plane)| *place = plane);
         split(pieces, self.turn, &mut places[..self.width]);
-        let mut looks = [Look::Noise; WIDEST];
-        looks.iter_mut().zip(planes.chunks_exact(sampled.max(1))).for_each(|(k, plane)| *k = look(plane));
-        looks
+        let (mut looks, mut left) = ([Look::Noise; WIDEST], [0; WIDEST]);
+        for (k, plane) in planes.chunks_exact(sampled.max(1)).enumerate() {
+            (looks[k], left[k]) = look(plane);
+        }
+        (looks, left)
     }
 }
 

@@ -3,7 +3,7 @@
 //! # Body
 //! The bytes of the chunk.
 
-use super::{Codec, CodecError, CodecId, Input, Scratch};
+use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
 
 /// Stores the bytes as they are.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +18,7 @@ impl Codec for Raw {
         out.extend_from_slice(input.bytes);
     }
 
-    fn decode(&self, body: &[u8], _: Option<&[u8]>, _: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
+    fn decode(&self, body: &[u8], _: Base<'_>, _: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
         if body.len() != out.len() {
             return Err(CodecError("a raw body of another length than its chunk"));
         }

@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use super::frame::{Compressor, Decompressor};
+use super::delta::DeltaScratch;
+use super::entropy::huffman::{Compressor, Decompressor};
 
 /// Buffers and zstd contexts for one thread.
 pub struct Scratch {
@@ -16,6 +17,7 @@ pub struct Scratch {
     pub(super) frames: Decompressor,
     /// Planes between the transposition and the coder.
     pub(super) planes: Vec<u8>,
+    pub(super) delta: DeltaScratch,
 }
 
 impl Scratch {
@@ -26,6 +28,7 @@ impl Scratch {
             matches: Compressor::of_matches(),
             frames: Decompressor::new(),
             planes: Vec::new(),
+            delta: DeltaScratch::default(),
         }
     }
 }
@@ -42,10 +45,10 @@ impl fmt::Debug for Scratch {
     }
 }
 
-/// The first `len` bytes of a buffer that never shrinks. They hold whatever was there.
-pub(super) fn at_least(buffer: &mut Vec<u8>, len: usize) -> &mut [u8] {
+/// The first `len` elements of a buffer that never shrinks. They hold whatever was there.
+pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
-        buffer.resize(len, 0);
+        buffer.resize(len, T::default());
     }
     &mut buffer[..len]
 }

@@ -31,15 +31,64 @@ proptest! {
             let mut body = b"before".to_vec();
             codec.encode(input, &mut scratch, &mut body);
             let mut out = vec![0xa5; bytes.len()];
-            prop_assert_eq!(codec.decode(body.strip_prefix(b"before").unwrap(), None, &mut scratch, &mut out), Ok(()));
+            prop_assert_eq!(codec.decode(body.strip_prefix(b"before").unwrap(), Base::None, &mut scratch, &mut out), Ok(()));
             prop_assert_eq!(&out, &bytes);
         }
         let mut body = Vec::new();
         let id = encode(input, &mut scratch, &mut body);
         prop_assert!(body.len() <= bytes.len());
         let mut out = vec![0xa5; bytes.len()];
-        prop_assert_eq!(decode(id, &body, None, &mut scratch, &mut out), Ok(()));
+        prop_assert_eq!(decode(id, &body, Base::None, &mut scratch, &mut out), Ok(()));
         prop_assert_eq!(&out, &bytes);
+    }
+
+    #[test]
+    fn differences_come_back(
+        base in chunks(), flips in vec((any::<Index>(), any::<u8>()), 0..200), layout in select(&LAYOUTS[..]),
+    ) {
+        let mut bytes = base.clone();
+        for (at, flip) in flips.iter().filter(|_| !base.is_empty()) {
+            bytes[at.index(base.len())] ^= flip;
+        }
+        let mut scratch = Scratch::new();
+        let input = Input { bytes: &bytes, layout, base: Some(&base) };
+        let (mut body, mut again) = (Vec::new(), Vec::new());
+        Delta.encode(input, &mut scratch, &mut body);
+        Delta.encode(input, &mut Scratch::new(), &mut again);
+        prop_assert_eq!(&body, &again);
+        for (with, mut out) in [(Base::Bytes(&base), vec![0xa5; bytes.len()]), (Base::InPlace, base.clone())] {
+            prop_assert_eq!(Delta.decode(&body, with, &mut scratch, &mut out), Ok(()));
+            prop_assert_eq!(&out, &bytes);
+        }
+        body.clear();
+        let id = encode(input, &mut scratch, &mut body);
+        prop_assert!(body.len() <= bytes.len());
+        let mut out = base.clone();
+        prop_assert_eq!(decode(id, &body, Base::InPlace, &mut scratch, &mut out), Ok(()));
+        prop_assert_eq!(&out, &bytes);
+    }
+
+    #[test]
+    fn damaged_differences_are_survived(
+        base in chunks(), other in chunks(), layout in select(&LAYOUTS[..]),
+        flips in vec((any::<Index>(), 0u8..8), 1..4), cut: Index,
+    ) {
+        let mut scratch = Scratch::new();
+        let mut bytes = other.clone();
+        bytes.resize(base.len(), 7);
+        let mut body = Vec::new();
+        Delta.encode(Input { bytes: &bytes, layout, base: Some(&base) }, &mut scratch, &mut body);
+        let mut decoded = |body: &[u8], base: &[u8]| {
+            let mut out = base.to_vec();
+            Delta.decode(body, Base::InPlace, &mut scratch, &mut out).map(|()| out)
+        };
+        prop_assert!(decoded(&body[..cut.index(body.len())], &base).is_err());
+        let _ = decoded(&body, &other);
+        for (at, bit) in &flips {
+            let at = at.index(body.len());
+            body[at] ^= 1 << bit;
+        }
+        let _ = decoded(&body, &base);
     }
 
     #[test]
@@ -82,7 +131,7 @@ proptest! {
         let mut body = Vec::new();
         Planes.encode(Input { bytes: &bytes, layout, base: None }, &mut scratch, &mut body);
         let mut out = vec![0; bytes.len()];
-        prop_assert_eq!(Planes.decode(&body, None, &mut scratch, &mut out), Ok(()));
+        prop_assert_eq!(Planes.decode(&body, Base::None, &mut scratch, &mut out), Ok(()));
         prop_assert_eq!(out, bytes);
     }
 
@@ -107,7 +156,7 @@ proptest! {
 /// Decodes into the middle of a buffer, and checks that its ends were not touched.
 fn guarded(codec: &dyn Codec, body: &[u8], len: usize, scratch: &mut Scratch) -> Result<(), CodecError> {
     let mut out = vec![0x5a; len + 64];
-    let result = codec.decode(body, None, scratch, &mut out[32..][..len]);
+    let result = codec.decode(body, Base::None, scratch, &mut out[32..][..len]);
     assert!(out[..32].iter().chain(&out[32 + len..]).all(|byte| *byte == 0x5a));
     result
 }
@@ -176,7 +225,7 @@ fn encoded(bytes: &[u8], layout: Layout) -> (CodecId, Vec<u8>) {
     let mut body = Vec::new();
     let id = encode(Input { bytes, layout, base: None }, &mut Scratch::new(), &mut body);
     let mut out = vec![0xa5; bytes.len()];
-    decode(id, &body, None, &mut Scratch::new(), &mut out).unwrap();
+    decode(id, &body, Base::None, &mut Scratch::new(), &mut out).unwrap();
     assert!(out == bytes, "other bytes came back");
     (id, body)
 }
@@ -247,13 +296,13 @@ fn planes_are_as_documented() {
     // 1.0 three times and -1.0 as bf16, and one byte more: rotated, 0x7f00 and 0x7f01.
     let mut out = [0; 9];
     let body = [0x82, 0b0100, 0, 0xee, 0, 0, 0, 1, 0x7f];
-    Planes.decode(&body, None, &mut scratch, &mut out).unwrap();
+    Planes.decode(&body, Base::None, &mut scratch, &mut out).unwrap();
     assert_eq!(out, [0x80, 0x3f, 0x80, 0x3f, 0x80, 0x3f, 0x80, 0xbf, 0xee]);
     // Not rotated, with the upper plane first a frame, then constant, as the encoder does it.
     let mut out = [0; 8];
     let frame = [0x28, 0xb5, 0x2f, 0xfd, 0x20, 4, 0x21, 0, 0, 1, 2, 3, 4];
     let body = [&[2, 0b1001, 0, 9, 13, 0, 0, 0], &frame[..]].concat();
-    Planes.decode(&body, None, &mut scratch, &mut out).unwrap();
+    Planes.decode(&body, Base::None, &mut scratch, &mut out).unwrap();
     assert_eq!(out, [9, 1, 9, 2, 9, 3, 9, 4]);
 
     let mut body = Vec::new();
@@ -265,7 +314,7 @@ fn planes_are_as_documented() {
 #[test]
 fn bodies_that_are_not_as_documented_are_refused() {
     let mut scratch = Scratch::new();
-    let mut planes = |body: &[u8]| Planes.decode(body, None, &mut scratch, &mut [0; 4]);
+    let mut planes = |body: &[u8]| Planes.decode(body, Base::None, &mut scratch, &mut [0; 4]);
     assert_eq!(planes(&[2, 0b0101, 0, 1, 2]), Ok(()));
     for (body, why) in [
         (&[0, 0, 0, 1, 2, 3, 4][..], "no width"),
@@ -285,7 +334,7 @@ fn bodies_that_are_not_as_documented_are_refused() {
     Zstd.encode(Input { bytes: b"four", layout: Layout::Bytes, base: None }, &mut scratch, &mut frame);
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
     let without_size = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x58, 0x21, 0, 0, 1, 2, 3, 4];
-    let mut zstd = |body: &[u8], len| Zstd.decode(body, None, &mut scratch, &mut vec![0; len]);
+    let mut zstd = |body: &[u8], len| Zstd.decode(body, Base::None, &mut scratch, &mut vec![0; len]);
     assert_eq!(zstd(&frame, 4), Ok(()));
     assert!(zstd(&frame, 3).is_err() && zstd(&frame, 5).is_err(), "another length");
     assert!(zstd(&[&frame[..], &frame[..]].concat(), 8).is_err(), "two frames");
@@ -293,7 +342,7 @@ fn bodies_that_are_not_as_documented_are_refused() {
     assert!(zstd(&[&skippable, &frame[..]].concat(), 4).is_err(), "a skippable frame in front");
     assert!(zstd(&skippable, 0).is_err(), "nothing but a skippable frame");
     assert!(zstd(&without_size, 4).is_err(), "no content size");
-    assert!(decode(CodecId(255), &[], None, &mut scratch, &mut []).is_err(), "an unknown codec");
+    assert!(decode(CodecId(255), &[], Base::None, &mut scratch, &mut []).is_err(), "an unknown codec");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! the chunk's length.
 
 use super::scratch::at_least;
-use super::{Codec, CodecError, CodecId, Input, Scratch, pays};
+use super::{Base, Codec, CodecError, CodecId, Input, Scratch, pays};
 
 /// Finds repetitions and codes what is left by how often it occurs.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +20,7 @@ impl Codec for Zstd {
         out.extend_from_slice(scratch.matches.compress(input.bytes));
     }
 
-    fn decode(&self, body: &[u8], _: Option<&[u8]>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
+    fn decode(&self, body: &[u8], _: Base<'_>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
         scratch.frames.decompress(body, out)
     }
 }

@@ -5,7 +5,7 @@ use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::entry::{Amend, Body};
 use crate::id::{ChunkId, PackId, SaveId};
-use crate::store::{FrameInfo, Manifest, PackWriter, Store, encode_frame, needs_from};
+use crate::store::{Manifest, PackWriter, Store, encode_frame, needs_from};
 use crate::tensor::Layout;
 
 impl Store {
@@ -37,9 +37,8 @@ impl Store {
         let mut packs = PackWriter::new(self, save);
         let id = ChunkId::of(&root);
         let mut frame = Vec::new();
-        let codec = encode_frame(&root, Layout::Bytes, &mut Default::default(), &mut Vec::new(), &mut frame)?;
-        packs
-            .put(FrameInfo { chunk: id, chunk_bytes: root.len() as u32, codec, depth: 0, bases: Vec::new() }, &frame)?;
+        let info = encode_frame(id, &root, Layout::Bytes, None, &mut Default::default(), &mut Vec::new(), &mut frame)?;
+        packs.put(info, &frame)?;
 
         let stored = crate::format::manifest::Stored { id, recipe: false, bytes: root.len() as u64 };
         let kept: Vec<ChunkId> = manifest.all_chunks()?.into_iter().filter(|&chunk| chunk != old.id).collect();

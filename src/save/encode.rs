@@ -6,14 +6,13 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
+use super::base;
 use super::cut::{Part, Piece};
 use super::ingest::Bytes;
 use crate::catalog::PackRow;
-use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::id::ChunkId;
-use crate::store::{Lookup, PackSet, encode_frame};
-use crate::tensor::Layout;
+use crate::store::{ChunkTool, FrameBase, FrameInfo, Lookup, PackSet, encode_frame};
 
 /// Input is read and hashed in steps of this size: small enough to stay in a core's own cache in between.
 const STEP_BYTES: usize = 128 << 10;
@@ -37,10 +36,10 @@ pub(super) enum Outcome {
     Unchanged,
     /// In the reference, elsewhere, or earlier in this save.
     Known,
-    /// In another pack of the store.
-    Elsewhere(PackRow),
+    /// In other packs of the store: its own, and those of its bases.
+    Elsewhere(Vec<PackRow>),
     /// Here.
-    New(CodecId, Vec<u8>),
+    New(FrameInfo, Vec<u8>),
 }
 
 /// What all workers look at.
@@ -48,6 +47,8 @@ pub(super) struct Shared<'a> {
     pub(super) parts: &'a [Part<'a>],
     pub(super) reference: Option<&'a PackSet>,
     pub(super) lookup: Option<&'a Lookup>,
+    /// Frames to decode before one of this save, at most.
+    depth_max: u8,
     /// Chunks of this save that are in its packs already.
     pub(super) written: Mutex<HashSet<ChunkId>>,
     spare: Mutex<Vec<Vec<u8>>>,
@@ -58,12 +59,18 @@ pub(super) struct Shared<'a> {
 pub(super) struct Worker {
     input: Vec<u8>,
     check: Vec<u8>,
-    scratch: Scratch,
+    base: Vec<u8>,
+    tool: ChunkTool,
 }
 
 impl<'a> Shared<'a> {
-    pub(super) fn new(parts: &'a [Part<'a>], reference: Option<&'a PackSet>, lookup: Option<&'a Lookup>) -> Shared<'a> {
-        Shared { parts, reference, lookup, written: Mutex::default(), spare: Mutex::default() }
+    pub(super) fn new(
+        parts: &'a [Part<'a>],
+        reference: Option<&'a PackSet>,
+        lookup: Option<&'a Lookup>,
+        depth_max: u8,
+    ) -> Shared<'a> {
+        Shared { parts, reference, lookup, depth_max, written: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Takes back the buffer of a frame that was written.
@@ -86,39 +93,54 @@ impl<'a> Shared<'a> {
 
     pub(super) fn work(&self, worker: &mut Worker, piece: Piece) -> Result<Done> {
         let part = &self.parts[piece.part];
-        let Worker { input, check, scratch } = worker;
         let (chunk, bytes) = match &piece.bytes {
             Some(bytes) => (ChunkId::of(bytes), &bytes[..]),
-            None => read_and_hash(part.bytes, piece.offset, piece.length as usize, input)?,
+            None => read_and_hash(part.bytes, piece.offset, piece.length as usize, &mut worker.input)?,
         };
-        let outcome = self.place(chunk, bytes, piece.expected, part.layout, check, scratch)?;
+        let outcome = match self.find(chunk, bytes, piece.expected)? {
+            Some(found) => found,
+            None => {
+                let Worker { check, base, tool, .. } = worker;
+                let base = piece.expected.and_then(|counterpart| self.read_base(counterpart, bytes.len(), tool, base));
+                let mut frame = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+                let info = encode_frame(chunk, bytes, part.layout, base, &mut tool.scratch, check, &mut frame)?;
+                Outcome::New(info, frame)
+            }
+        };
         Ok(Done { part: piece.part, last: piece.last, chunk, length: piece.length, outcome })
     }
 
-    /// Looks for the chunk, from the cheapest place to the dearest, and encodes it if it is nowhere.
-    fn place(
-        &self,
-        chunk: ChunkId,
-        bytes: &[u8],
-        expected: Option<ChunkId>,
-        layout: Layout,
-        check: &mut Vec<u8>,
-        scratch: &mut Scratch,
-    ) -> Result<Outcome> {
+    /// Looks for the chunk, from the cheapest place to the dearest.
+    fn find(&self, chunk: ChunkId, bytes: &[u8], expected: Option<ChunkId>) -> Result<Option<Outcome>> {
         if expected == Some(chunk) {
-            return Ok(Outcome::Unchanged);
+            return Ok(Some(Outcome::Unchanged));
         }
         if bytes.is_empty() || self.reference.is_some_and(|set| set.contains(chunk)) || self.is_written(chunk) {
-            return Ok(Outcome::Known);
+            return Ok(Some(Outcome::Known));
         }
-        if let Some(lookup) = self.lookup
-            && let Some(pack) = lookup.find(chunk, bytes.len() as u32)?
-        {
-            return Ok(Outcome::Elsewhere(pack));
+        let Some(lookup) = self.lookup else { return Ok(None) };
+        Ok(lookup.find(chunk, bytes.len() as u32)?.map(Outcome::Elsewhere))
+    }
+
+    /// The base that a chunk is compared with, given what the reference has in its place. One that cannot be read is
+    /// none: the chunk is then stored without.
+    fn read_base<'b>(
+        &self,
+        counterpart: ChunkId,
+        length: usize,
+        tool: &mut ChunkTool,
+        buffer: &'b mut Vec<u8>,
+    ) -> Option<FrameBase<'b>> {
+        let set = self.reference?;
+        let (chunk, depth) = base::choose(set, counterpart, self.depth_max)?;
+        if set.how_stored(chunk)?.chunk_bytes as usize != length {
+            return None;
         }
-        let mut frame = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let codec = encode_frame(bytes, layout, scratch, check, &mut frame)?;
-        Ok(Outcome::New(codec, frame))
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        set.read(chunk, tool, &mut buffer[..length]).ok()?;
+        Some(FrameBase { chunk, bytes: &buffer[..length], depth })
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing that is not durable is ever named: packs are synced and linked before the entry that makes the checkpoint.
 //! A save that fails at any point leaves the store as it was; its leavings are its own and collection removes them.
 
+mod base;
 mod commit;
 mod cut;
 mod encode;
@@ -64,8 +65,33 @@ pub struct SaveOptions {
     pub backfill: bool,
     /// What to do if the run has this step with other content.
     pub on_conflict: OnConflict,
+    /// How much time a smaller store is worth.
+    pub encoding: Encoding,
     /// Do all but write.
     pub dry_run: bool,
+}
+
+/// How much time a smaller store is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    /// Chains of up to 4 differences.
+    Fast,
+    /// Up to 8.
+    #[default]
+    Balanced,
+    /// Up to 16.
+    Small,
+}
+
+impl Encoding {
+    /// Frames to decode before another, at most.
+    fn depth_max(self) -> u8 {
+        match self {
+            Encoding::Fast => 4,
+            Encoding::Balanced => 8,
+            Encoding::Small => 16,
+        }
+    }
 }
 
 /// What to do if the run has this step with other content.
@@ -159,7 +185,7 @@ impl Store {
         let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
-        let shared = Shared::new(&parts, known, lookup.as_ref());
+        let shared = Shared::new(&parts, known, lookup.as_ref(), options.encoding.depth_max());
         let mut writer = Writer::new(&shared, known, packs);
         let mut cutter = Cutter::new(&parts, known);
 

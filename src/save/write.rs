@@ -6,12 +6,12 @@ use std::sync::PoisonError;
 use super::cut::Part;
 use super::encode::{Done, Outcome, Shared};
 use crate::chunk;
-use crate::codec::{CodecId, Scratch};
+use crate::codec::Scratch;
 use crate::error::{Error, Result};
 use crate::format::entry::Sizes;
 use crate::format::manifest::{BLOCK_TENSORS, Block, Recipe, Stored};
 use crate::id::{ChunkId, PackId};
-use crate::store::{FrameInfo, PackSet, PackWriter, encode_frame};
+use crate::store::{PackSet, PackWriter, encode_frame};
 use crate::tensor::Layout;
 
 /// Sees what became of each piece, in order.
@@ -61,18 +61,19 @@ impl<'a> Writer<'a> {
                 self.sizes.deduplicated += length;
                 self.need(done.chunk)?;
             }
-            Outcome::Elsewhere(pack) => {
+            Outcome::Elsewhere(packs) => {
                 self.sizes.deduplicated += length;
-                self.needs.insert(pack.pack);
+                self.needs.extend(packs.iter().map(|pack| pack.pack));
             }
             // Two workers may have met the same bytes at the same time: the first in order counts.
             Outcome::New(_, frame) if self.shared.claim(done.chunk) => {
                 self.sizes.deduplicated += length;
                 self.shared.recycle(frame);
             }
-            Outcome::New(codec, frame) => {
+            Outcome::New(info, frame) => {
                 self.sizes.encoded += length;
-                self.put(done.chunk, done.length, codec, &frame)?;
+                info.bases.iter().try_for_each(|base| self.need(*base))?;
+                self.packs.put(info, &frame)?;
                 self.shared.recycle(frame);
             }
         }
@@ -129,14 +130,10 @@ impl<'a> Writer<'a> {
             self.need(id)?;
         } else if !self.shared.claim(id) {
             let mut frame = Vec::with_capacity(bytes.len() + 16);
-            let codec = encode_frame(bytes, Layout::Bytes, &mut self.scratch, &mut self.check, &mut frame)?;
-            self.put(id, bytes.len() as u32, codec, &frame)?;
+            let info = encode_frame(id, bytes, Layout::Bytes, None, &mut self.scratch, &mut self.check, &mut frame)?;
+            self.packs.put(info, &frame)?;
         }
         Ok(id)
-    }
-
-    fn put(&mut self, chunk: ChunkId, chunk_bytes: u32, codec: CodecId, frame: &[u8]) -> Result<()> {
-        self.packs.put(FrameInfo { chunk, chunk_bytes, codec, depth: 0, bases: Vec::new() }, frame)
     }
 
     /// The chunk is in the reference's packs, if it is not in this save's: they stay needed, bases included.

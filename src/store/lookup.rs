@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use super::Store;
 use crate::catalog::PackRow;
 use crate::error::Result;
-use crate::format::pack::Footer;
+use crate::format::pack::{Footer, Row};
 use crate::id::ChunkId;
 use crate::monitor::Unit;
 
@@ -23,7 +23,15 @@ pub(crate) struct Lookup {
 #[derive(Debug, Default)]
 struct State {
     runs: crate::catalog::Runs,
-    footers: HashMap<i64, HashMap<ChunkId, u32>>,
+    footers: HashMap<i64, HashMap<ChunkId, Found>>,
+}
+
+/// A frame of a pack.
+#[derive(Clone, Debug)]
+struct Found {
+    chunk_bytes: u32,
+    depth: u8,
+    bases: Vec<ChunkId>,
 }
 
 impl Store {
@@ -63,8 +71,20 @@ impl Lookup {
         Lookup { store: store.clone(), state: Mutex::default() }
     }
 
-    /// A live pack that has this chunk, of this length.
-    pub(crate) fn find(&self, chunk: ChunkId, bytes: u32) -> Result<Option<PackRow>> {
+    /// The live packs that have this chunk, of this length, and the chunks that it rests on.
+    pub(crate) fn find(&self, chunk: ChunkId, bytes: u32) -> Result<Option<Vec<PackRow>>> {
+        let mut packs = Vec::new();
+        let mut todo = vec![(chunk, Some(bytes), u8::MAX)];
+        while let Some((chunk, bytes, below)) = todo.pop() {
+            let fits = |found: &Found| bytes.is_none_or(|bytes| bytes == found.chunk_bytes) && found.depth < below;
+            let Some((pack, found)) = self.find_one(chunk, &fits)? else { return Ok(None) };
+            todo.extend(found.bases.iter().map(|base| (*base, None, found.depth)));
+            packs.push(pack);
+        }
+        Ok(Some(packs))
+    }
+
+    fn find_one(&self, chunk: ChunkId, fits: &dyn Fn(&Found) -> bool) -> Result<Option<(PackRow, Found)>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { runs, footers } = &mut *state;
         let candidates = self.store.catalog().look_up(runs, chunk)?;
@@ -75,16 +95,17 @@ impl Lookup {
                 if footers.len() >= FOOTERS_MAX {
                     footers.clear();
                 }
-                footers.insert(row, chunks_of(&footer));
+                footers.insert(row, chunks_of(footer));
             }
-            if footers.get(&row).and_then(|chunks| chunks.get(&chunk)) == Some(&bytes) {
-                return Ok(Some(pack));
+            if let Some(found) = footers.get(&row).and_then(|chunks| chunks.get(&chunk)).filter(|found| fits(found)) {
+                return Ok(Some((pack, found.clone())));
             }
         }
         Ok(None)
     }
 }
 
-fn chunks_of(footer: &Footer) -> HashMap<ChunkId, u32> {
-    footer.rows.iter().map(|row| (row.chunk, row.chunk_bytes)).collect()
+fn chunks_of(footer: Footer) -> HashMap<ChunkId, Found> {
+    let found = |row: Row| (row.chunk, Found { chunk_bytes: row.chunk_bytes, depth: row.depth, bases: row.bases });
+    footer.rows.into_iter().map(found).collect()
 }

@@ -26,7 +26,7 @@ use crate::id::{Hash, StoreId};
 use crate::monitor::{Monitor, Silent};
 
 pub use address::{Address, Point};
-pub(crate) use frame::encode_frame;
+pub(crate) use frame::{FrameBase, encode_frame};
 pub(crate) use lookup::Lookup;
 pub(crate) use manifest::{Manifest, needs_from};
 pub(crate) use pack_reader::{ChunkTool, PackSet};

@@ -11,7 +11,7 @@ use super::Store;
 use crate::backend::Object;
 use crate::catalog::{PackRow, PackState};
 use crate::chunk;
-use crate::codec::{self, CodecId, Scratch};
+use crate::codec::{self, Base, CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::format::keys::Key;
 use crate::format::manifest::{Recipe, Stored};
@@ -55,7 +55,7 @@ pub(crate) struct Place {
 #[derive(Debug, Default)]
 pub(crate) struct ChunkTool {
     frame: Vec<u8>,
-    scratch: Scratch,
+    pub(crate) scratch: Scratch,
 }
 
 /// How a chunk is stored.
@@ -83,6 +83,7 @@ impl Store {
             let footer = self.footer(&pack)?;
             set.add(pack, &footer);
         }
+        set.drop_loose();
         Ok(set)
     }
 
@@ -135,6 +136,32 @@ impl PackSet {
         }
     }
 
+    /// Drops the copies whose bases are nowhere in the set: frames of checkpoints that need other packs besides. What is
+    /// left has for each base a copy of smaller depth, so every chain ends.
+    fn drop_loose(&mut self) {
+        let mut with_bases: Vec<(u8, ChunkId)> = Vec::new();
+        for (chunk, copies) in &self.copies {
+            let depths = copies.places().iter().filter(|place| !place.bases.is_empty()).map(|place| place.depth);
+            with_bases.extend(depths.map(|depth| (depth, *chunk)));
+        }
+        // Whether a copy is loose depends on copies of smaller depth alone.
+        with_bases.sort_unstable();
+        with_bases.dedup();
+        for (depth, chunk) in with_bases {
+            let hangs = |place: &Place| {
+                let below = |base: &ChunkId| self.best(*base).is_some_and(|base| base.depth < place.depth);
+                place.depth != depth || place.bases.iter().all(below)
+            };
+            let Some(copies) = self.copies.get(&chunk) else { continue };
+            let kept: Vec<Place> = copies.places().iter().filter(|place| hangs(place)).cloned().collect();
+            if kept.is_empty() {
+                self.copies.remove(&chunk);
+            } else if kept.len() < copies.places().len() {
+                self.copies.insert(chunk, Copies::Many(kept));
+            }
+        }
+    }
+
     /// The packs.
     pub(crate) fn packs(&self) -> &[PackRow] {
         &self.packs
@@ -170,22 +197,16 @@ impl PackSet {
         if chunk == ChunkId::of(b"") {
             return false;
         }
-        let places = match self.copies.get(&chunk) {
-            None => return true,
-            Some(Copies::One(place)) => std::slice::from_ref(place),
-            Some(Copies::Many(places)) => places,
-        };
-        places.iter().all(|place| {
+        let Some(copies) = self.copies.get(&chunk) else { return true };
+        copies.places().iter().all(|place| {
             let pack = self.packs[place.pack as usize].pack;
             is_bad(pack, chunk) || place.bases.iter().any(|&base| self.is_lost(base, is_bad))
         })
     }
 
+    /// The copy that is read first. Its bases have copies of smaller depth.
     fn best(&self, chunk: ChunkId) -> Option<&Place> {
-        self.copies.get(&chunk).map(|copies| match copies {
-            Copies::One(place) => place,
-            Copies::Many(places) => &places[0],
-        })
+        self.copies.get(&chunk)?.places().first()
     }
 
     /// Fills `out`, which is as long as the chunk, with its bytes. Nothing but bytes of that hash is ever returned.
@@ -193,17 +214,23 @@ impl PackSet {
         if out.is_empty() && chunk == ChunkId::of(b"") {
             return Ok(());
         }
-        self.read_below(chunk, u8::MAX, tool, out)
+        let best = self.best(chunk).ok_or(Error::ChunkMissing { chunk })?;
+        // Of a chain only the end is hashed. If that is wrong, every link is looked at, and other copies are tried.
+        match self.read_place(chunk, best, Links::Trusted, tool, out) {
+            Ok(()) => Ok(()),
+            Err(error) if best.bases.is_empty() && matches!(self.copies.get(&chunk), Some(Copies::One(_))) => {
+                Err(error)
+            }
+            Err(_) => self.read_below(chunk, u8::MAX, tool, out),
+        }
     }
 
+    /// From the first good copy whose depth is below the limit.
     fn read_below(&self, chunk: ChunkId, depth_limit: u8, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
-        let places = match self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })? {
-            Copies::One(place) => std::slice::from_ref(place),
-            Copies::Many(places) => places,
-        };
+        let copies = self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })?;
         let mut failed = Error::ChunkMissing { chunk };
-        for place in places.iter().filter(|place| place.depth < depth_limit) {
-            match self.read_place(chunk, place, tool, out) {
+        for place in copies.places().iter().filter(|place| place.depth < depth_limit) {
+            match self.read_place(chunk, place, Links::Checked, tool, out) {
                 Ok(()) => return Ok(()),
                 Err(error) => failed = error,
             }
@@ -211,33 +238,67 @@ impl PackSet {
         Err(failed)
     }
 
-    fn read_place(&self, chunk: ChunkId, place: &Place, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
-        let pack = self.packs[place.pack as usize].pack;
-        let damaged = |why: String| Error::ChunkDamaged { chunk, pack, why };
-        if out.len() != place.chunk_bytes as usize {
-            return Err(damaged(format!("it is {} bytes long, not {}", place.chunk_bytes, out.len())));
-        }
-        // A base has a smaller depth than what rests on it, so this ends.
-        let base = match place.bases.first() {
-            None => None,
-            Some(&base) => {
-                let length = self.best(base).map_or(0, |place| place.chunk_bytes as usize);
-                let mut bytes = vec![0; length];
-                self.read_below(base, place.depth, tool, &mut bytes)?;
-                Some(bytes)
-            }
-        };
-        let object = self.object(pack)?;
-        tool.frame.resize(place.frame_bytes as usize, 0);
-        object.read_exact_at(&mut tool.frame, place.offset)?;
-        let row = place.row(chunk);
-        let body = pack::frame_body(&tool.frame, &row).map_err(|e| damaged(e.0))?;
-        codec::decode(place.codec, body, base.as_deref(), &mut tool.scratch, out)
-            .map_err(|e| damaged(e.to_string()))?;
+    /// Decodes this copy and checks its hash. A base has a smaller depth than what rests on it, so this ends.
+    fn read_place(
+        &self,
+        chunk: ChunkId,
+        place: &Place,
+        links: Links,
+        tool: &mut ChunkTool,
+        out: &mut [u8],
+    ) -> Result<()> {
+        self.decode_place(chunk, place, links, tool, out)?;
         if ChunkId::of(out) != chunk {
-            return Err(damaged("its bytes have another hash".into()));
+            return Err(self.damaged(chunk, place, "its bytes have another hash"));
         }
         Ok(())
+    }
+
+    fn decode_place(
+        &self,
+        chunk: ChunkId,
+        place: &Place,
+        links: Links,
+        tool: &mut ChunkTool,
+        out: &mut [u8],
+    ) -> Result<()> {
+        if out.len() != place.chunk_bytes as usize {
+            let why = format!("it is {} bytes long, not {}", place.chunk_bytes, out.len());
+            return Err(self.damaged(chunk, place, &why));
+        }
+        // A base of the same length is decoded where the chunk is to be: a chain takes one buffer.
+        let mut apart = Vec::new();
+        let base = match *place.bases {
+            [] => Base::None,
+            [base, ..] => {
+                let length = self.best(base).map_or(0, |place| place.chunk_bytes as usize);
+                if length == out.len() {
+                    self.read_link(base, place.depth, links, tool, out)?;
+                    Base::InPlace
+                } else {
+                    apart.resize(length, 0);
+                    self.read_link(base, place.depth, links, tool, &mut apart)?;
+                    Base::Bytes(&apart)
+                }
+            }
+        };
+        let object = self.object(self.packs[place.pack as usize].pack)?;
+        tool.frame.resize(place.frame_bytes as usize, 0);
+        object.read_exact_at(&mut tool.frame, place.offset)?;
+        let body = pack::frame_body(&tool.frame, &place.row(chunk)).map_err(|e| self.damaged(chunk, place, &e.0))?;
+        codec::decode(place.codec, body, base, &mut tool.scratch, out)
+            .map_err(|e| self.damaged(chunk, place, &e.to_string()))
+    }
+
+    fn read_link(&self, base: ChunkId, depth: u8, links: Links, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
+        match (links, self.best(base)) {
+            (Links::Trusted, Some(place)) => self.decode_place(base, place, links, tool, out),
+            _ => self.read_below(base, depth, tool, out),
+        }
+    }
+
+    fn damaged(&self, chunk: ChunkId, place: &Place, why: &str) -> Error {
+        Error::ChunkDamaged { chunk, pack: self.packs[place.pack as usize].pack, why: why.into() }
     }
 
     /// The bytes of a chunk whose length is in its row.
@@ -308,7 +369,22 @@ impl PackSet {
     }
 }
 
+/// Whether the bases of a chunk are hashed too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    Trusted,
+    Checked,
+}
+
 impl Copies {
+    /// The smallest depth first.
+    fn places(&self) -> &[Place] {
+        match self {
+            Copies::One(place) => std::slice::from_ref(place),
+            Copies::Many(places) => places,
+        }
+    }
+
     fn add(&mut self, place: Place, packs: &[PackRow]) {
         let order = |place: &Place| (place.depth, packs[place.pack as usize].pack, place.offset);
         let mut places = match std::mem::replace(self, Copies::Many(Vec::new())) {

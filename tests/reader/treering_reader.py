@@ -93,6 +93,9 @@ class Reader:
         require(value < 2, "a flag that is neither 0 nor 1")
         return value == 1
 
+    def rest(self):
+        return self.bytes(len(self.data) - self.at)
+
     def end(self):
         require(self.at == len(self.data), "bytes behind its end")
 
@@ -411,12 +414,12 @@ class Chunks:
         fields.end()
         require(offset + len(footer) + 40 == size, "its frames do not fill it")
 
-    def read(self, chunk, length=None):
-        """The bytes of a chunk, from the first good copy."""
+    def read(self, chunk, length=None, below=DEPTH_MAX + 1):
+        """The bytes of a chunk, from the first good copy of a depth below that."""
         if chunk == hash_of(b"") and not length:
             return b""
         why = "no pack has it"
-        for place in self.places.get(chunk, []):
+        for place in (place for place in self.places.get(chunk, []) if place[0] < below):
             try:
                 return self.read_place(chunk, length, place)
             except Refused as refused:
@@ -424,15 +427,16 @@ class Chunks:
         raise Refused(f"chunk {chunk.hex()}: {why}")
 
     def read_place(self, chunk, length, place):
-        _, pack, offset, frame_bytes, chunk_bytes, crc, head = place
+        depth, pack, offset, frame_bytes, chunk_bytes, crc, head = place
         require(length is None or length == chunk_bytes, f"it is {chunk_bytes} bytes long, not {length}")
         with open(self.path(pack), "rb") as file:
             file.seek(offset)
             frame = file.read(frame_bytes)
         require(zlib.crc32(frame) == crc, "its checksum is wrong")
         require(frame.startswith(head), "its head is not what the footer says")
-        require(head[2] == 0, "it has a base, which no known codec takes")
-        data = decode(head[0], frame[len(head) :], chunk_bytes)
+        require(head[2] == BASES.get(head[0], 0), "it has another number of bases than its codec")
+        bases = [self.read(head[at : at + 32], below=depth) for at in range(3, len(head), 32)]
+        data = decode(head[0], frame[len(head) :], chunk_bytes, *bases)
         require(len(data) == chunk_bytes and hash_of(data) == chunk, "its bytes have another hash")
         return data
 
@@ -457,13 +461,19 @@ class Chunks:
 
 # -- codecs
 
-def decode(codec, body, length):
+BASES = {3: 1}  # of the codecs that have any
+
+
+def decode(codec, body, length, base=None):
     if codec == 0:
         return bytes(body)
     if codec == 1:
         return decode_planes(body, length)
     if codec == 2:
         return unzstd(body, length)
+    if codec == 3:
+        require(len(base) == length, "a base of another length")
+        return decode_delta(body, base)
     raise Refused(f"codec {codec} is unknown")
 
 
@@ -503,6 +513,117 @@ def decode_planes(body, length):
         one = elements.dtype.type(1)
         elements = elements >> one | elements << elements.dtype.type(8 * width - 1)
     return elements.tobytes() + bytes(tail)
+
+
+def decode_delta(body, base):
+    fields = Reader(body)
+    shape, context_from = fields.number(1), fields.number(1)
+    width, kind, lane = 1 << (shape & 3), shape >> 2 & 3, 64 if shape & 3 == 3 else 32
+    sign = 8 * width - 1
+    sound = (kind == 0 and width == 1 or kind == 1) and context_from == 0 or kind == 2 and 0 < sign - context_from <= 8
+    require(sound and shape < 32, "elements of an unknown shape")
+    rows = len(base) // (32 * width)
+    coded = numpy.ones(rows, bool)
+    if shape & 16:
+        bits = numpy.frombuffer(unzstd(fields.bytes(fields.number(4)), (rows + 7) // 8), numpy.uint8)
+        bits = numpy.unpackbits(bits, bitorder="little").astype(bool)
+        require(not bits[rows:].any(), "rows behind the last")
+        coded = bits[:rows]
+    tail = fields.bytes(len(base) % (32 * width))
+    elements = numpy.frombuffer(base, f"<i{width}", 32 * rows).reshape(rows, 32).copy()
+    if coded.any():
+        bases = elements[coded].astype(numpy.int64)
+        contexts = (bases & (1 << sign) - 1) >> context_from if kind == 2 else bases * 0
+        numbers = decode_symbols(fields, contexts, 1 if width == 8 else 2)
+        flip = -1 if kind == 2 else 0
+        keep = (1 << sign) - 1 if kind == 2 else -1
+        turn = bases >> 63 & flip
+        if kind == 0:
+            elements[coded] = (bases ^ numbers).astype(elements.dtype)
+        else:
+            numbers = (bases & keep ^ turn) + ((numbers ^ turn) - turn)
+            numbers = numbers.astype(f"i{lane // 8}").astype(numpy.int64)
+            signs = numbers >> 63 & flip
+            elements[coded] = (((numbers ^ signs) & keep) | signs << sign).astype(elements.dtype)
+    fields.end()
+    return elements.tobytes() + bytes(tail)
+
+
+def decode_symbols(fields, contexts, below):
+    """The differences of rows whose elements have these contexts."""
+    count = fields.number(1)
+    require(1 <= count <= 16, "an impossible number of classes")
+    firsts = list(fields.bytes(count - 1))
+    require(firsts == sorted({*firsts} - {0}), "classes that do not increase")
+    bits = Bits(fields.bytes(fields.number(2)))
+    tables = [take_table(bits) for _ in range(count)]
+    bits.end()
+    parts = numpy.array(tables, numpy.int64)
+    symbol_of = numpy.concatenate([numpy.repeat(numpy.arange(256), row) for row in parts])
+    first_of = numpy.repeat((numpy.cumsum(parts, 1) - parts).reshape(-1), parts.reshape(-1))
+    parts_of = numpy.repeat(parts.reshape(-1), parts.reshape(-1))
+    classes = numpy.searchsorted(firsts, contexts, "right") * 4096
+    half = (numpy.arange(256) + 1) >> 1
+    raw_of = numpy.maximum((half >> below) - 1, 0)
+
+    state = numpy.frombuffer(fields.bytes(128), "<u4").astype(numpy.int64)
+    require(((state >= 1 << 15) & (state < 1 << 31)).all(), "an impossible state")
+    rest = fields.rest()
+    require(len(rest) % 2 == 0, "half a word")
+    words, at = numpy.frombuffer(rest, "<u2").astype(numpy.int64), 0
+    symbols, low = numpy.empty_like(contexts), numpy.zeros_like(contexts)
+    for row, of_row in enumerate(classes):
+        slot = of_row + state % 4096
+        symbols[row] = symbol_of[slot]
+        state = parts_of[slot] * (state >> 12) + state % 4096 - first_of[slot]
+        raw, shift = raw_of[symbols[row]], 0
+        while True:
+            small = state < 1 << 15
+            taken = words[at : at + numpy.count_nonzero(small)]
+            require(len(taken) == numpy.count_nonzero(small), "too few words")
+            state[small] = state[small] << 16 | taken
+            at += len(taken)
+            if not raw.any():
+                break
+            step = numpy.minimum(raw, 15)
+            low[row] |= (state & (1 << step) - 1) << shift
+            state, raw, shift = state >> step, raw - step, shift + 15
+    require(at == len(words) and (state == 1 << 15).all(), "another number of words than it takes")
+    half, raw = half[symbols], raw_of[symbols]
+    magnitude = ((half - (raw << below)) << raw) | low
+    return numpy.where(symbols & 1, magnitude, -magnitude)
+
+
+class Bits:
+    """Bits of bytes, the lowest of each first."""
+
+    def __init__(self, data):
+        self.bits, self.left = int.from_bytes(data, "little"), 8 * len(data)
+
+    def take(self, count):
+        require(count <= self.left, "a table that ends too soon")
+        number, self.bits, self.left = self.bits & (1 << count) - 1, self.bits >> count, self.left - count
+        return number
+
+    def end(self):
+        require(self.left < 8 and self.bits == 0, "bits behind a table")
+
+
+def take_table(bits):
+    """How many of 4096 parts each symbol has."""
+    low, high, top = bits.take(8), bits.take(8), bits.take(8)
+    require(low <= top <= high, "a table whose most frequent symbol is outside")
+    parts, length = [0] * 256, 4
+    for symbol in (symbol for symbol in range(low, high + 1) if symbol != top):
+        if not bits.take(1):
+            length = (length + 1 - 2 * bits.take(1)) if bits.take(1) else bits.take(4)
+        require(0 <= length <= 12, "parts of an impossible length")
+        if length:
+            fine = min(length - 1, 3)
+            parts[symbol] = ((1 << fine) | bits.take(fine)) << (length - 1 - fine)
+    parts[top] = 4096 - sum(parts)
+    require(parts[top] > 0, "a table with more parts than there are")
+    return parts
 
 
 # -- manifests

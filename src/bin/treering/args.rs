@@ -23,7 +23,7 @@ pub(crate) use history::{Best, Fork, Lease, Log, Metric, Runs, Show, Watch, Why}
 pub(crate) use keep::{Forget, Gc, Policy, Undo};
 pub(crate) use read::{Cat, Export, Restore, State};
 pub(crate) use values::{Direction, Json};
-pub(crate) use write::{Annotate, Demo, Init, OnConflict, Save, Shared, Tag, Untag};
+pub(crate) use write::{Annotate, Demo, Encoding, Init, OnConflict, Save, Shared, Tag, Untag};
 
 /// A store for training checkpoints: save a step, pay for what changed
 #[derive(Debug, Parser)]

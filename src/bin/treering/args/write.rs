@@ -77,6 +77,9 @@ pub(crate) struct Save {
     /// If the run has this step with other content: error, skip or replace
     #[arg(long, value_name = "WHAT", default_value = "error", hide_possible_values = true)]
     pub(crate) on_conflict: OnConflict,
+    /// How much time a smaller store is worth: chains of up to 4, 8 or 16 differences
+    #[arg(long, value_name = "fast|balanced|small", value_enum, default_value_t, hide_possible_values = true)]
+    pub(crate) encoding: Encoding,
     /// Make the store if there is none
     #[arg(long)]
     pub(crate) init: bool,
@@ -92,6 +95,18 @@ pub(crate) struct Save {
     /// Say what would be saved, and write nothing
     #[arg(long, short = 'n')]
     pub(crate) dry_run: bool,
+}
+
+/// How much time a smaller store is worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Encoding {
+    /// Fast to restore.
+    Fast,
+    /// In between.
+    #[default]
+    Balanced,
+    /// Few bytes.
+    Small,
 }
 
 /// What to do about a step that exists.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use treering::format::entry::Number;
 use treering::gc::GcOptions;
-use treering::save::{Inputs, OnConflict, SaveOptions, SaveOutcome, SaveReport};
+use treering::save::{Encoding, Inputs, OnConflict, SaveOptions, SaveOutcome, SaveReport};
 use treering::store::{Options, Store};
 use treering::{Error, Result};
 
@@ -72,6 +72,11 @@ fn options(args: &Save) -> Result<SaveOptions> {
             args::OnConflict::Error => OnConflict::Error,
             args::OnConflict::Skip => OnConflict::Skip,
             args::OnConflict::Replace => OnConflict::Replace,
+        },
+        encoding: match args.encoding {
+            args::Encoding::Fast => Encoding::Fast,
+            args::Encoding::Balanced => Encoding::Balanced,
+            args::Encoding::Small => Encoding::Small,
         },
         dry_run: args.dry_run,
     })

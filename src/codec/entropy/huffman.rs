@@ -6,8 +6,8 @@
 
 use ::zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ParamSwitch};
 
-use super::CodecError;
-use super::scratch::at_least;
+use crate::codec::CodecError;
+use crate::codec::scratch::at_least;
 
 /// The fastest that zstd has. It steps over so much between two looks for a match that hardly more than its Huffman
 /// stage is left, which is what the planes want.
@@ -16,19 +16,19 @@ const NO_MATCHES: i32 = -131_072;
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 /// Writes frames at one level.
-pub(super) struct Compressor {
+pub(crate) struct Compressor {
     context: CCtx<'static>,
     frame: Vec<u8>,
 }
 
 impl Compressor {
     /// Codes symbols by how often they occur.
-    pub(super) fn of_entropy() -> Compressor {
+    pub(crate) fn of_entropy() -> Compressor {
         Compressor::of_level(NO_MATCHES)
     }
 
     /// Finds repetitions as well.
-    pub(super) fn of_matches() -> Compressor {
+    pub(crate) fn of_matches() -> Compressor {
         Compressor::of_level(1)
     }
 
@@ -43,7 +43,7 @@ impl Compressor {
     }
 
     /// The frame of `bytes`, valid until the next call.
-    pub(super) fn compress(&mut self, bytes: &[u8]) -> &[u8] {
+    pub(crate) fn compress(&mut self, bytes: &[u8]) -> &[u8] {
         // Always the whole bound: a tighter buffer could change what is written into it.
         let frame = at_least(&mut self.frame, zstd_safe::compress_bound(bytes.len()));
         let len = self.context.compress2(frame, bytes).expect("a frame within zstd's own bound");
@@ -52,17 +52,17 @@ impl Compressor {
 }
 
 /// Reads frames.
-pub(super) struct Decompressor {
+pub(crate) struct Decompressor {
     context: DCtx<'static>,
 }
 
 impl Decompressor {
-    pub(super) fn new() -> Decompressor {
+    pub(crate) fn new() -> Decompressor {
         Decompressor { context: DCtx::create() }
     }
 
     /// Decodes the one frame that `frame` is into all of `out`.
-    pub(super) fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
+    pub(crate) fn decompress(&mut self, frame: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
         if !frame.starts_with(&MAGIC) {
             return Err(CodecError("not a zstd frame"));
         }

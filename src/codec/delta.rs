@@ -1,0 +1,246 @@
+//! Differences to a base: what a chunk costs when every weight moved a little.
+//!
+//! Each element is compared with the element at the same place of the base ([`residual`](super::residual)), the
+//! difference is split into a symbol and noise ([`symbol`](super::entropy::symbol)), and the symbol is coded by its
+//! odds given the exponent of the base ([`rans`](super::entropy::rans)). The base has as many bytes as the chunk.
+//!
+//! # Body
+//! With `w` the bytes of an element, the chunk is `length / (32 w)` *rows* of 32 elements, and what is left over is
+//! its tail.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | bits 0 and 1: log2 of `w`; bits 2 and 3: what elements are, 0 bits (then `w` is 1), 1 integers, 2 floats; bit 4: some rows are not coded; bits 5 to 7: zero |
+//! | 1 | floats: the lowest bit of the context, below the sign and at most 8 below it; else zero |
+//! | varies | if some rows are not coded: 4 bytes, the length of a zstd frame; then that, whose content is a bit for each row, the lowest of a byte first: 1 if it is coded. Bits behind the last row are zero |
+//! | varies | the tail, as it is |
+//!
+//! A row that is not coded is that of the base. If any row is coded, there follow
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | the number `c` of classes, 1 to 16 |
+//! | `c - 1` | the first context of each class but the first, increasing, from 1 on |
+//! | 2 | how many bytes the tables take |
+//! | varies | a table for each class, one behind the other without gaps; then zero bits up to a whole byte |
+//! | 128 | the state of each of the 32 coders |
+//! | varies | words of two bytes, up to the end of the body |
+//!
+//! The context of an element is that of its base: for a float the bits from the lowest bit of the context on, without
+//! the sign; for others it is zero. Its class is the last whose first context is not above it. Rows are decoded in
+//! order: first the symbols of all 32 elements, in order, then the lowest 15 raw bits of all, then the next, as long as
+//! any element of the row has more. Element `i` comes from coder `i`. At the end each state is 32,768, and no word is
+//! left.
+
+use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes};
+use super::entropy::rans::{self, LANES, LEAST, Put, Words, WordsBack};
+use super::entropy::symbol::{self, SYMBOLS};
+use super::entropy::table::{BitReader, BitWriter, PARTS_BITS, Table};
+use super::kernel::Kernel;
+use super::residual::{Elements, Kind};
+use super::scratch::at_least;
+use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
+use crate::wire::{Reader, Write};
+
+/// Codes each element by its difference to the base.
+#[derive(Clone, Copy, Debug)]
+pub struct Delta;
+
+const MASKED: u8 = 1 << 4;
+/// Rows are passed if one in so many at least is as it was: then it saves time, and hardly costs bytes.
+const PASS_FROM: usize = 8;
+
+/// What a coder needs for tables, words and rows.
+#[derive(Debug, Default)]
+pub(super) struct DeltaScratch {
+    counts: Vec<[u32; SYMBOLS]>,
+    puts: Vec<Put>,
+    slots: Vec<u32>,
+    words: Vec<u16>,
+    /// A bit for each row: it is coded.
+    mask: Vec<u8>,
+}
+
+/// How a chunk would be coded.
+pub(super) struct Plan {
+    elements: Elements,
+    rows: usize,
+    coded: usize,
+    /// `None` if no row is coded.
+    classes: Option<Classes>,
+    raw_bits: u64,
+    /// About the length of the body.
+    pub(super) bytes: u64,
+}
+
+/// Looks at a whole chunk, and says what a difference to its base would take. A base of another length is none.
+pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
+    let elements = Elements::of(input.layout);
+    let base = input.base.filter(|base| base.len() == input.bytes.len())?;
+    let row_bytes = LANES * elements.width;
+    let rows = input.bytes.len() / row_bytes;
+    let DeltaScratch { counts, mask, .. } = &mut scratch.delta;
+    let mask = at_least(mask, rows.div_ceil(8));
+    mask.fill(0);
+    let mut coded = 0;
+    let both = input.bytes.chunks_exact(row_bytes).zip(base.chunks_exact(row_bytes));
+    for (row, (bytes, base)) in both.enumerate() {
+        let differs = bytes != base;
+        mask[row / 8] |= u8::from(differs) << (row % 8);
+        coded += usize::from(differs);
+    }
+    if (rows - coded) * PASS_FROM < rows {
+        (0..rows).for_each(|row| mask[row / 8] |= 1 << (row % 8));
+        coded = rows;
+    }
+    counts.clear();
+    counts.resize(CONTEXTS, [0; SYMBOLS]);
+    let counts: &mut [_; CONTEXTS] = counts.as_mut_slice().try_into().expect("a row for each context");
+    Kernel::detect().count(elements, base, input.bytes, mask, counts);
+    let raw_of = |symbol: usize| {
+        let bits = if elements.width == 8 { symbol::raw_bits::<u64> } else { symbol::raw_bits::<u32> };
+        u64::from(bits(symbol as u32))
+    };
+    let (classes, promise) = Classes::of(counts).unzip();
+    let occur = promise.iter().flat_map(|promise| promise.occur.iter().enumerate());
+    let raw_bits = occur.map(|(symbol, count)| raw_of(symbol) * count).sum();
+    let bits = promise.as_ref().map_or(0, |promise| promise.bits) + raw_bits;
+    let states = if coded > 0 { 4 * LANES } else { 0 };
+    let tail = input.bytes.len() - rows * row_bytes;
+    let masked = if coded < rows { rows as u64 / 8 } else { 0 };
+    let bytes = bits / 8 + masked + (states + tail) as u64 + 8;
+    Some(Plan { elements, rows, coded, classes, raw_bits, bytes })
+}
+
+impl Plan {
+    /// Appends the body. The input and the scratch are those that the plan was made with.
+    pub(super) fn encode(&self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) {
+        let base = input.base.expect("a plan was made with a base");
+        let Scratch { matches, delta: DeltaScratch { puts, words, mask, .. }, .. } = scratch;
+        let mask = &mask[..self.rows.div_ceil(8)];
+        let masked = if self.coded < self.rows { MASKED } else { 0 };
+        let (kind, from) = match self.elements.kind {
+            Kind::Bits => (0, 0),
+            Kind::Integers => (1, 0),
+            Kind::Floats { context_from } => (2, context_from as u8),
+        };
+        out.put(&[self.elements.width.trailing_zeros() as u8 | kind << 2 | masked, from]);
+        if masked != 0 {
+            let frame = matches.compress(mask);
+            out.put_u32(frame.len() as u32); // of a bit for each row
+            out.put(frame);
+        }
+        out.put(&input.bytes[self.rows * LANES * self.elements.width..]);
+        let Some(classes) = &self.classes else { return };
+        put_classes(classes, out);
+
+        let puts = rans::puts(classes, puts);
+        // A symbol adds 12 bits to a state at most; a word takes 16.
+        let bits = (self.coded * LANES) as u64 * u64::from(PARTS_BITS) + self.raw_bits;
+        let mut words = WordsBack::new(at_least(words, bits.div_ceil(16) as usize + 2 * LANES));
+        let mut states = [LEAST; LANES];
+        let of_contexts = classes.of_contexts();
+        Kernel::detect().encode(self.elements, base, input.bytes, mask, &of_contexts, puts, &mut states, &mut words);
+        states.iter().for_each(|state| out.put_u32(*state));
+        out.extend(words.written().iter().flat_map(|word| word.to_le_bytes()));
+    }
+}
+
+impl Codec for Delta {
+    fn id(&self) -> CodecId {
+        CodecId::DELTA
+    }
+
+    fn encode(&self, input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) {
+        plan(input, scratch).expect("a base as long as the chunk").encode(input, scratch, out);
+    }
+
+    fn bases(&self) -> usize {
+        1
+    }
+
+    fn decode(&self, body: &[u8], base: Base<'_>, scratch: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
+        base.into_place(out)?;
+        let Scratch { frames, delta: DeltaScratch { slots, mask, .. }, .. } = scratch;
+        let mut body = Reader::new(body);
+        let [shape, from] = body.array().map_err(|_| SHORT)?;
+        let elements = elements_of(shape, from)?;
+        let rows = out.len() / (LANES * elements.width);
+        let mask = at_least(mask, rows.div_ceil(8));
+        if shape & MASKED == 0 {
+            mask.fill(0xff);
+        } else {
+            let len = body.u32().map_err(|_| SHORT)?;
+            frames.decompress(body.bytes(len as usize).map_err(|_| SHORT)?, mask)?;
+        }
+        if let Some(last) = mask.last_mut().filter(|_| !rows.is_multiple_of(8)) {
+            let behind = 0xff << (rows % 8);
+            if shape & MASKED != 0 && *last & behind != 0 {
+                return Err(CodecError("rows behind the last"));
+            }
+            *last &= !behind;
+        }
+        let (whole, tail) = out.split_at_mut(rows * LANES * elements.width);
+        tail.copy_from_slice(body.bytes(tail.len()).map_err(|_| SHORT)?);
+        if mask.iter().all(|bits| *bits == 0) {
+            return body.end().map_err(|_| CodecError("bytes behind the tail"));
+        }
+
+        let classes = take_classes(&mut body)?;
+        let mut states = [0; LANES];
+        for state in &mut states {
+            *state = body.u32().map_err(|_| SHORT)?;
+            if !(LEAST..LEAST << 16).contains(state) {
+                return Err(CodecError("an impossible state"));
+            }
+        }
+        let mut words = Words::new(body.bytes(body.left()).map_err(|_| SHORT)?)?;
+        let slots = rans::slots(&classes, slots);
+        Kernel::detect().decode(elements, whole, mask, &classes.of_contexts(), slots, &mut states, &mut words);
+        words.end()?;
+        if states != [LEAST; LANES] {
+            return Err(CodecError("states that do not end as they began"));
+        }
+        Ok(())
+    }
+}
+
+const SHORT: CodecError = CodecError("a body that ends too soon");
+
+fn elements_of(shape: u8, from: u8) -> Result<Elements, CodecError> {
+    let (width, from) = (1usize << (shape & 3), u32::from(from));
+    let sign = 8 * width as u32 - 1;
+    let kind = match shape >> 2 & 3 {
+        0 if width == 1 && from == 0 => Kind::Bits,
+        1 if from == 0 => Kind::Integers,
+        2 if from < sign && sign - from <= 8 => Kind::Floats { context_from: from },
+        _ => return Err(CodecError("elements of an unknown kind")),
+    };
+    if shape >> 5 == 0 { Ok(Elements { width, kind }) } else { Err(CodecError("elements of an unknown shape")) }
+}
+
+fn put_classes(classes: &Classes, out: &mut Vec<u8>) {
+    out.put_u8(classes.tables.len() as u8); // at most CLASSES_MAX
+    out.put(&classes.firsts);
+    let mut bits = BitWriter::default();
+    classes.tables.iter().for_each(|table| table.put(&mut bits));
+    let tables = bits.finish();
+    out.put_u16(tables.len() as u16); // of 16 classes with 256 symbols of 6 bits and 3
+    out.put(&tables);
+}
+
+fn take_classes(body: &mut Reader<'_>) -> Result<Classes, CodecError> {
+    let count = usize::from(body.u8().map_err(|_| SHORT)?);
+    if !(1..=CLASSES_MAX).contains(&count) {
+        return Err(CodecError("an impossible number of classes"));
+    }
+    let firsts = body.bytes(count - 1).map_err(|_| SHORT)?.to_vec();
+    if firsts.first() == Some(&0) || firsts.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(CodecError("classes that do not increase"));
+    }
+    let len = body.u16().map_err(|_| SHORT)?;
+    let mut bits = BitReader::new(body.bytes(len.into()).map_err(|_| SHORT)?);
+    let tables = (0..count).map(|_| Table::take(&mut bits)).collect::<Result<_, _>>()?;
+    bits.end()?;
+    Ok(Classes { firsts, tables })
+}

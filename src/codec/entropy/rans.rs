@@ -1,0 +1,267 @@
+//! Range asymmetric numeral systems: the coder (Duda, arXiv:1311.2540; in the form of Giesen's rANS, interleaved).
+//!
+//! [`LANES`] coders run side by side, the element `i` of a row with coder `i`: their steps do not wait for each other,
+//! and a machine with vectors does several at once. A state is a number of 31 bits. A symbol that has `f` of the 4096
+//! parts, which begin at part `b`, is put into a state `x` as `x / f * 4096 + b + x % f`; raw bits are put in as symbols
+//! of equal odds, up to 15 at a time. A state that would grow too large gives its lower 16 bits away as a *word* first,
+//! and takes one back as soon as it has become small again.
+//!
+//! What is put in last comes out first. So elements are coded from the last to the first, and the words are written
+//! from the end of the buffer to its front; a reader goes through everything forward.
+
+use super::classes::{CONTEXTS, Classes};
+use super::symbol::{self, SYMBOLS};
+use super::table::{PARTS, PARTS_BITS};
+use crate::codec::CodecError;
+use crate::codec::residual::{Lane, Residual};
+use crate::codec::scratch::at_least;
+
+/// Coders side by side, and elements of a row.
+pub(crate) const LANES: usize = 32;
+/// States are at least this large and below 65,536 times as much.
+pub(crate) const LEAST: u32 = 1 << 15;
+/// Raw bits that are put into a state at a time.
+pub(crate) const RAW_STEP: u32 = 15;
+
+const STATE_BITS: u32 = 31;
+// So that dividing by multiplying is exact, and vectors can compare states as signed numbers.
+const _: () = assert!(LEAST << 16 == 1 << STATE_BITS && PARTS_BITS < 15);
+
+/// How a symbol is put into a state.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Put {
+    /// A state of this size or more gives a word away first.
+    limit: u32,
+    /// Dividing by the parts is multiplying by this and dropping bits.
+    pub(crate) reciprocal: u32,
+    pub(crate) drop: u8,
+    pub(crate) parts: u16,
+    pub(crate) begin: u16,
+}
+
+impl Put {
+    fn new(begin: u16, parts: u16) -> Put {
+        let f = u32::from(parts).max(1);
+        // 2^(bits - 1) < f <= 2^bits. The quotient is exact for x < f 2^19: the reciprocal is at most 1 too large, so x
+        // times it over 2^(31 + bits) is at most 2^-12 too large, and a fraction of f parts is never closer to the next.
+        let bits = u32::BITS - (f - 1).leading_zeros();
+        let reciprocal = (1u64 << (31 + bits)).div_ceil(u64::from(f)) as u32;
+        Put { limit: f << (STATE_BITS - PARTS_BITS), reciprocal, drop: 31 + bits as u8, parts, begin }
+    }
+
+    #[inline(always)]
+    fn into(self, state: u32) -> u32 {
+        let quotient = ((u64::from(state) * u64::from(self.reciprocal)) >> self.drop) as u32;
+        // quotient * 4096 + begin + remainder, since the remainder is the state without quotient * parts.
+        state + u32::from(self.begin) + quotient * (PARTS - u32::from(self.parts))
+    }
+}
+
+/// What the tables of all classes become for an encoder: a [`Put`] for each symbol of each class.
+pub(crate) fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
+    room.clear();
+    for table in &classes.tables {
+        let mut begin = 0;
+        for &parts in table.parts() {
+            room.push(Put::new(begin, parts));
+            begin += parts;
+        }
+    }
+    room
+}
+
+/// What the tables of all classes become for a decoder: for each part of each class its symbol in bits 0 to 7, the
+/// symbol's parts less one in bits 8 to 19, and its place among them in bits 20 to 31.
+pub(crate) fn slots<'a>(classes: &Classes, room: &'a mut Vec<u32>) -> &'a [u32] {
+    let slots = at_least(room, classes.tables.len() * PARTS as usize);
+    let mut at = 0;
+    for table in &classes.tables {
+        for (symbol, &parts) in table.parts().iter().enumerate().filter(|(_, parts)| **parts > 0) {
+            let first = symbol as u32 | (u32::from(parts) - 1) << 8;
+            for (slot, place) in slots[at..][..usize::from(parts)].iter_mut().zip(0u32..) {
+                *slot = first | place << 20;
+            }
+            at += usize::from(parts);
+        }
+    }
+    slots
+}
+
+/// Writes words from the end of a buffer to its front.
+#[derive(Debug)]
+pub(crate) struct WordsBack<'a> {
+    words: &'a mut [u16],
+    at: usize,
+}
+
+impl<'a> WordsBack<'a> {
+    pub(crate) fn new(words: &'a mut [u16]) -> WordsBack<'a> {
+        WordsBack { at: words.len(), words }
+    }
+
+    /// The words that were written.
+    pub(crate) fn written(&self) -> &[u16] {
+        &self.words[self.at..]
+    }
+
+    /// The last eight words before what was written, of which the last `count` count as written from now on.
+    #[inline(always)]
+    pub(crate) fn before(&mut self, count: usize) -> &mut [u16; 8] {
+        let (free, _) = self.words.split_at_mut(self.at);
+        self.at -= count;
+        free.last_chunk_mut().expect("a buffer with room for one row more")
+    }
+
+    /// Writes `word`, or leaves what is there.
+    #[inline(always)]
+    fn push(&mut self, word: u16, really: bool) {
+        self.words[self.at - 1] = word;
+        self.at -= usize::from(really);
+    }
+}
+
+/// Reads words from the front of a slice. Past its end there are zeros, and the reader has failed.
+#[derive(Debug)]
+pub(crate) struct Words<'a> {
+    words: &'a [[u8; 2]],
+    at: usize,
+}
+
+impl<'a> Words<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Result<Words<'a>, CodecError> {
+        match bytes.as_chunks() {
+            (words, []) => Ok(Words { words, at: 0 }),
+            _ => Err(CodecError("half a word")),
+        }
+    }
+
+    #[inline(always)]
+    fn next(&self) -> u32 {
+        self.words.get(self.at).map_or(0, |word| u16::from_le_bytes(*word).into())
+    }
+
+    /// The next eight words, zeros where there are none, of which the first `count` count as read.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, count: usize) -> [[u8; 2]; 8] {
+        let next = match self.words.get(self.at..).and_then(|words| words.first_chunk()) {
+            Some(next) => *next,
+            None => std::array::from_fn(|i| self.words.get(self.at + i).copied().unwrap_or_default()),
+        };
+        self.at += count;
+        next
+    }
+
+    /// All were read, and no more.
+    pub(crate) fn end(&self) -> Result<(), CodecError> {
+        if self.at == self.words.len() { Ok(()) } else { Err(CodecError("another number of words than it takes")) }
+    }
+}
+
+/// A row of elements as they are coded.
+struct Coded<L> {
+    /// Where their symbols' `Put` or `Slot` is counted from.
+    class: [u32; LANES],
+    symbol: [u32; LANES],
+    raw_bits: [u32; LANES],
+    low: [L; LANES],
+}
+
+/// How often each symbol occurs in each context, and how many raw bits there are: added to what `counts` holds.
+#[inline(always)]
+pub(crate) fn count_row<L: Lane>(
+    residual: impl Residual<L>,
+    bases: &[L; LANES],
+    elements: &[L; LANES],
+    counts: &mut [[u32; SYMBOLS]; CONTEXTS],
+) {
+    let mut places = [0u32; LANES];
+    for ((place, &base), &element) in places.iter_mut().zip(bases).zip(elements) {
+        let (symbol, _, _) = symbol::split(residual.between(base, element));
+        *place = residual.context(base) << 8 | symbol;
+    }
+    let counts = counts.as_flattened_mut();
+    for place in places {
+        counts[(place & 0xffff) as usize] += 1;
+    }
+}
+
+/// Puts a row into the states.
+#[inline(always)]
+pub(crate) fn encode_row<L: Lane>(
+    residual: impl Residual<L>,
+    bases: &[L; LANES],
+    elements: &[L; LANES],
+    classes: &[u8; CONTEXTS],
+    puts: &[Put],
+    states: &mut [u32; LANES],
+    words: &mut WordsBack<'_>,
+) {
+    let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
+    for lane in 0..LANES {
+        let (symbol, raw_bits, low) = symbol::split(residual.between(bases[lane], elements[lane]));
+        (row.symbol[lane], row.raw_bits[lane], row.low[lane]) = (symbol, raw_bits, low);
+        row.class[lane] = residual.context(bases[lane]);
+    }
+    let most = row.raw_bits.iter().fold(0, |most, bits| most.max(*bits));
+    for step in (0..most.div_ceil(RAW_STEP)).rev() {
+        for lane in (0..LANES).rev() {
+            let bits = row.raw_bits[lane].saturating_sub(step * RAW_STEP).min(RAW_STEP);
+            let raw = (row.low[lane] >> (step * RAW_STEP)).low_bits() & ((1 << bits) - 1);
+            let full = states[lane] >= 1 << (STATE_BITS - bits);
+            words.push(states[lane] as u16, full);
+            let state = if full { states[lane] >> 16 } else { states[lane] };
+            states[lane] = state << bits | raw;
+        }
+    }
+    for lane in (0..LANES).rev() {
+        let class = usize::from(classes[row.class[lane] as usize]);
+        let put = puts[class * SYMBOLS + row.symbol[lane] as usize];
+        let full = states[lane] >= put.limit;
+        words.push(states[lane] as u16, full);
+        states[lane] = put.into(if full { states[lane] >> 16 } else { states[lane] });
+    }
+}
+
+/// Takes a row out of the states: `elements` holds the bases, and then what was saved.
+#[inline(always)]
+pub(crate) fn decode_row<L: Lane>(
+    residual: impl Residual<L>,
+    elements: &mut [L; LANES],
+    classes: &[u8; CONTEXTS],
+    slots: &[u32],
+    states: &mut [u32; LANES],
+    words: &mut Words<'_>,
+) {
+    let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
+    for (class, &base) in row.class.iter_mut().zip(elements.iter()) {
+        *class = u32::from(classes[residual.context(base) as usize]);
+    }
+    for lane in 0..LANES {
+        let state = states[lane];
+        let slot = slots[(row.class[lane] * PARTS + state % PARTS) as usize];
+        row.symbol[lane] = slot & 0xff;
+        states[lane] = refill(((slot >> 8 & 0xfff) + 1) * (state >> PARTS_BITS) + (slot >> 20), words);
+    }
+    for (bits, &symbol) in row.raw_bits.iter_mut().zip(&row.symbol) {
+        *bits = symbol::raw_bits::<L>(symbol);
+    }
+    let most = row.raw_bits.iter().fold(0, |most, bits| most.max(*bits));
+    for step in 0..most.div_ceil(RAW_STEP) {
+        for ((state, &bits), low) in states.iter_mut().zip(&row.raw_bits).zip(&mut row.low) {
+            let bits = bits.saturating_sub(step * RAW_STEP).min(RAW_STEP);
+            *low = *low | L::from_bits(*state & ((1 << bits) - 1)) << (step * RAW_STEP);
+            *state = refill(*state >> bits, words);
+        }
+    }
+    for (lane, element) in elements.iter_mut().enumerate() {
+        *element = residual.apply(*element, symbol::join(row.symbol[lane], row.low[lane]));
+    }
+}
+
+#[inline(always)]
+fn refill(state: u32, words: &mut Words<'_>) -> u32 {
+    let small = state < LEAST;
+    let filled = if small { state << 16 | words.next() } else { state };
+    words.at += usize::from(small);
+    filled
+}

@@ -1,0 +1,109 @@
+//! Every kernel against its portable twin.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::codec::entropy::classes::Classes;
+use crate::codec::entropy::rans::{LEAST, puts, slots};
+use crate::codec::entropy::symbol::SYMBOLS;
+use crate::tensor::Layout;
+use proptest::prelude::*;
+
+const LAYOUTS: [Layout; 10] = [
+    Layout::Bytes,
+    Layout::Integer { width: 1 },
+    Layout::Integer { width: 2 },
+    Layout::Integer { width: 4 },
+    Layout::Integer { width: 8 },
+    Layout::Float { width: 1, mantissa_bits: 3 },
+    Layout::Float { width: 2, mantissa_bits: 7 },
+    Layout::Float { width: 2, mantissa_bits: 10 },
+    Layout::Float { width: 4, mantissa_bits: 23 },
+    Layout::Float { width: 8, mantissa_bits: 52 },
+];
+
+/// Rows of noise, and the same with `moved` low bits of each element changed: from hardly anything to everything.
+fn pair(elements: Elements, rows: usize, moved: u32, seed: u64) -> (Vec<u8>, Vec<u8>) {
+    let mut noise = vec![0; 2 * rows * LANES * elements.width];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut noise);
+    let (base, change) = noise.split_at(rows * LANES * elements.width);
+    let mut bytes = base.to_vec();
+    for (element, change) in bytes.chunks_exact_mut(elements.width).zip(change.chunks_exact(elements.width)) {
+        for (k, (byte, change)) in element.iter_mut().zip(change).enumerate() {
+            let bits = moved.saturating_sub(8 * k as u32).min(8);
+            *byte ^= change & ((1u16 << bits) - 1) as u8;
+        }
+    }
+    (base.to_vec(), bytes)
+}
+
+proptest! {
+    #[test]
+    fn kernels_agree(
+        layout in proptest::sample::select(&LAYOUTS[..]),
+        rows in 1usize..40,
+        moved in 0u32..=64,
+        mask: u64,
+        seed: u64,
+    ) {
+        let elements = Elements::of(layout);
+        let (base, bytes) = pair(elements, rows, moved, seed);
+        let mask = (mask | 1).to_le_bytes();
+
+        let mut counts = Box::new([[0; SYMBOLS]; CONTEXTS]);
+        Kernel::Portable.count(elements, &base, &bytes, &mask, &mut counts);
+        let (classes, _) = Classes::of(&counts).unwrap();
+        let (mut put_room, mut slot_room) = (Vec::new(), Vec::new());
+        let (puts, slots, of_contexts) =
+            (puts(&classes, &mut put_room), slots(&classes, &mut slot_room), classes.of_contexts());
+        let encoded = |kernel: Kernel| {
+            let (mut states, mut buffer) = ([LEAST; LANES], vec![0; 8 * rows * LANES + 64]);
+            let mut words = WordsBack::new(&mut buffer);
+            kernel.encode(elements, &base, &bytes, &mask, &of_contexts, puts, &mut states, &mut words);
+            (states, words.written().iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>())
+        };
+        let expected = encoded(Kernel::Portable);
+        for kernel in Kernel::all() {
+            let mut again = Box::new([[0; SYMBOLS]; CONTEXTS]);
+            kernel.count(elements, &base, &bytes, &mask, &mut again);
+            prop_assert!(again == counts, "{:?}", kernel);
+            prop_assert_eq!(&encoded(kernel), &expected, "{:?}", kernel);
+
+            let (mut states, mut out) = (expected.0, base.clone());
+            let mut words = Words::new(&expected.1).unwrap();
+            kernel.decode(elements, &mut out, &mask, &of_contexts, slots, &mut states, &mut words);
+            prop_assert_eq!((states, words.end()), ([LEAST; LANES], Ok(())), "{:?}", kernel);
+            let row = LANES * elements.width;
+            for (n, (out, (base, bytes))) in
+                out.chunks_exact(row).zip(base.chunks_exact(row).zip(bytes.chunks_exact(row))).enumerate()
+            {
+                prop_assert_eq!(out, if rows::coded(&mask, n) { bytes } else { base }, "{:?}", kernel);
+            }
+        }
+    }
+
+    /// Whatever the states and the words, kernels make the same of them, and stay in their slices.
+    #[test]
+    fn kernels_agree_on_nonsense(
+        layout in proptest::sample::select(&LAYOUTS[..]), body: Vec<u8>, states: [u32; LANES], seed: u64,
+    ) {
+        let elements = Elements::of(layout);
+        let (base, bytes) = pair(elements, 7, 64, seed);
+        let mut counts = Box::new([[0; SYMBOLS]; CONTEXTS]);
+        Kernel::Portable.count(elements, &base, &bytes, &[0xff], &mut counts);
+        let (classes, _) = Classes::of(&counts).unwrap();
+        let mut room = Vec::new();
+        let slots = slots(&classes, &mut room);
+        let body = &body[..body.len() & !1];
+        let decoded = |kernel: Kernel| {
+            let (mut states, mut out) = (states.map(|state| state % (LEAST << 15) + LEAST), base.clone());
+            let mut words = Words::new(body).unwrap();
+            kernel.decode(elements, &mut out, &[0xff], &classes.of_contexts(), slots, &mut states, &mut words);
+            (states, words.end(), out)
+        };
+        let expected = decoded(Kernel::Portable);
+        for kernel in Kernel::all() {
+            prop_assert!(decoded(kernel) == expected, "{:?}", kernel);
+        }
+    }
+}
