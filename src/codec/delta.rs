@@ -40,6 +40,7 @@ use super::kernel::Kernel;
 use super::residual::{Elements, Kind};
 use super::scratch::at_least;
 use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
+use crate::tensor::Layout;
 use crate::wire::{Reader, Write};
 
 /// Codes each element by its difference to the base.
@@ -143,6 +144,20 @@ impl Plan {
         Kernel::detect().encode(self.elements, base, input.bytes, mask, &of_contexts, puts, &mut states, &mut words);
         states.iter().for_each(|state| out.put_u32(*state));
         out.extend(words.written().iter().flat_map(|word| word.to_le_bytes()));
+    }
+}
+
+/// The layout of the elements that a body was made of.
+pub(super) fn layout_of(body: &[u8]) -> Layout {
+    let elements = body.first_chunk().and_then(|[shape, from]| elements_of(*shape, *from).ok());
+    match elements {
+        Some(Elements { width, kind: Kind::Integers }) => Layout::Integer { width: width as u8 },
+        Some(Elements { width, kind: Kind::Floats { context_from } }) => {
+            // Of a double, not all of the exponent is context.
+            let mantissa_bits = if width == 8 { 52 } else { context_from as u8 };
+            Layout::Float { width: width as u8, mantissa_bits }
+        }
+        Some(Elements { kind: Kind::Bits, .. }) | None => Layout::Bytes,
     }
 }
 

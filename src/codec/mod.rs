@@ -147,6 +147,16 @@ pub fn name_of(id: CodecId) -> &'static str {
     }
 }
 
+/// How the elements of a chunk are seen that has this body: what its tensor's type said when it was encoded, as far as
+/// the body tells.
+pub fn layout_of(id: CodecId, body: &[u8]) -> Layout {
+    match id {
+        CodecId::PLANES => planes::layout_of(body),
+        CodecId::DELTA => delta::layout_of(body),
+        _ => Layout::Bytes,
+    }
+}
+
 /// Decodes a body of the codec `id` into all of `out`.
 pub fn decode(
     id: CodecId,

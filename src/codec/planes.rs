@@ -114,6 +114,19 @@ pub(super) fn promises(input: Input<'_>, scratch: &mut Scratch) -> Option<u64> {
     worth.then(|| HEADER as u64 + left.iter().sum::<u64>() * (input.bytes.len() / shape.width) as u64 / 4096)
 }
 
+/// The layout of the elements that a body was made of, as far as it tells: rotated ones are floats, of whatever kind is
+/// usual for their width.
+pub(super) fn layout_of(body: &[u8]) -> Layout {
+    match body.first_chunk().map(|head| Shape::from_header(*head)) {
+        Some(Ok((Shape { width, turn: Turn::SignLast }, _))) => {
+            let mantissa_bits = [7, 23, 52][width.ilog2() as usize - 1];
+            Layout::Float { width: width as u8, mantissa_bits }
+        }
+        Some(Ok((Shape { width, turn: Turn::Not }, _))) => Layout::Integer { width: width as u8 },
+        _ => Layout::Bytes,
+    }
+}
+
 const SHORT: CodecError = CodecError("a body that ends too soon");
 const WIDEST: usize = 8;
 const HEADER: usize = 3;

@@ -1,9 +1,13 @@
 //! Which chunks of a pack are needed: the one question that the log alone does not answer.
+//!
+//! A chunk is *live* if a checkpoint is made of it. A chunk that is not may still be needed, as the base that a live one
+//! is stored as a difference to: then it is *dead* and held. A live chunk whose base is dead *hangs* on it: stored as a
+//! difference to something live, or without a base, it would let go.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::catalog::{Catalog, PackRow};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
 use crate::store::{Manifest, Store};
 
@@ -11,24 +15,38 @@ use crate::store::{Manifest, Store};
 /// them all would cost more than its dead bytes.
 const USERS_MAX: usize = 4096;
 
+/// A frame: its chunk, in that pack.
+pub(super) type Copy = (PackId, ChunkId);
+
 /// What is needed of some packs.
 #[derive(Debug, Default)]
 pub(super) struct Marked {
     /// The slots of the checkpoints that were looked at.
     users: BTreeSet<u64>,
-    needed: HashMap<PackId, HashSet<ChunkId>>,
+    /// The packs whose every user was looked at.
+    packs: HashSet<PackId>,
+    /// Every frame that those checkpoints read.
+    used: HashMap<Copy, Used>,
+    /// Every chunk that they are made of.
+    live: HashSet<ChunkId>,
 }
 
-impl Marked {
-    /// True if no other checkpoint needs one of these packs by now: it may need other chunks of them.
-    pub(super) fn is_current(&self, catalog: &Catalog, packs: &BTreeSet<i64>) -> Result<bool> {
-        Ok(catalog.users_of(packs)?.iter().all(|(slot, _)| self.users.contains(slot)))
-    }
+/// How a frame is used.
+#[derive(Debug)]
+struct Used {
+    bytes: u32,
+    bases: Vec<Copy>,
+    /// A checkpoint that reads it.
+    slot: u64,
+}
 
-    /// The needed chunks of a pack; `None` if that is not known.
-    pub(super) fn of(&self, pack: PackId) -> Option<&HashSet<ChunkId>> {
-        self.needed.get(&pack)
-    }
+/// What is to become of a frame that is needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It is read as it is by the checkpoint in this slot, among others.
+    Stays(u64),
+    /// It hangs on something dead: it is to be stored as a difference to this chunk, or without a base.
+    Hangs(u64, Option<ChunkId>),
 }
 
 impl Store {
@@ -43,9 +61,7 @@ impl Store {
         let small: BTreeSet<i64> =
             rows.iter().copied().filter(|row| counts.get(row).copied().unwrap_or(0) <= USERS_MAX).collect();
         let mut marked = Marked::default();
-        for pack in packs.iter().filter(|pack| small.contains(&pack.row)) {
-            marked.needed.insert(pack.pack, HashSet::new());
-        }
+        marked.packs.extend(packs.iter().filter(|pack| small.contains(&pack.row)).map(|pack| pack.pack));
         marked.users = users.iter().map(|(slot, _)| *slot).collect();
         for (slot, set) in users {
             if set.is_disjoint(&small) {
@@ -56,7 +72,8 @@ impl Store {
             // A manifest that cannot be read keeps everything it may need: the error ends the collection.
             let manifest = Manifest::open(self, row)?;
             for chunk in manifest.all_chunks()? {
-                marked.add(&manifest, chunk)?;
+                marked.live.insert(chunk);
+                marked.add(&manifest, slot, chunk)?;
             }
         }
         Ok(marked)
@@ -64,16 +81,77 @@ impl Store {
 }
 
 impl Marked {
+    /// True if no other checkpoint needs one of these packs by now: it may need other chunks of them.
+    pub(super) fn is_current(&self, catalog: &Catalog, packs: &BTreeSet<i64>) -> Result<bool> {
+        Ok(catalog.users_of(packs)?.iter().all(|(slot, _)| self.users.contains(slot)))
+    }
+
+    /// True if everyone who needs this pack was looked at.
+    pub(super) fn knows(&self, pack: PackId) -> bool {
+        self.packs.contains(&pack)
+    }
+
+    /// The bytes of all frames that are held only as bases, and of those that are not.
+    pub(super) fn dead_and_live_bytes(&self) -> (u64, u64) {
+        self.used.iter().fold((0, 0), |(dead, live), (copy, used)| {
+            let bytes = u64::from(used.bytes);
+            if self.is_dead(*copy) { (dead + bytes, live) } else { (dead, live + bytes) }
+        })
+    }
+
+    /// The packs of the frames that hang on something dead.
+    pub(super) fn packs_that_hang(&self) -> BTreeSet<PackId> {
+        self.used.iter().filter(|(copy, used)| self.hangs(**copy, used)).map(|(copy, _)| copy.0).collect()
+    }
+
+    /// What is to become of a frame; `None` if nobody needs it. `rebase` lets go of what is dead.
+    pub(super) fn fate(&self, copy: Copy, rebase: bool) -> Option<Fate> {
+        let used = self.used.get(&copy)?;
+        match rebase {
+            true if self.is_dead(copy) => None,
+            true if self.hangs(copy, used) => Some(Fate::Hangs(used.slot, self.live_base(used))),
+            _ => Some(Fate::Stays(used.slot)),
+        }
+    }
+
     /// A chunk is needed where it is read from, and so are its bases.
-    fn add(&mut self, manifest: &Manifest, chunk: ChunkId) -> Result<()> {
+    fn add(&mut self, manifest: &Manifest, slot: u64, chunk: ChunkId) -> Result<()> {
+        let place = |chunk: ChunkId| -> Result<(Copy, u32)> {
+            let how = manifest.chunks.how_stored(chunk).ok_or(Error::ChunkMissing { chunk })?;
+            Ok(((how.pack, chunk), how.frame_bytes))
+        };
         let mut todo = vec![chunk];
         while let Some(chunk) = todo.pop() {
-            let pack = manifest.chunks.pack_of(chunk).ok_or(crate::Error::ChunkMissing { chunk })?;
-            if let Some(needed) = self.needed.get_mut(&pack) {
-                needed.insert(chunk);
+            let (copy, bytes) = place(chunk)?;
+            if self.used.contains_key(&copy) {
+                continue;
             }
-            todo.extend(manifest.chunks.bases_of(chunk));
+            let bases = manifest.chunks.bases_of(chunk);
+            todo.extend(bases);
+            let bases = bases.iter().map(|base| Ok(place(*base)?.0)).collect::<Result<_>>()?;
+            self.used.insert(copy, Used { bytes, bases, slot });
         }
         Ok(())
+    }
+
+    /// Only where every user of the pack is known.
+    fn is_dead(&self, (pack, chunk): Copy) -> bool {
+        !self.live.contains(&chunk) && self.knows(pack)
+    }
+
+    fn hangs(&self, copy: Copy, used: &Used) -> bool {
+        !self.is_dead(copy) && used.bases.iter().any(|base| self.is_dead(*base))
+    }
+
+    /// The nearest chunk of the chain that is not dead.
+    fn live_base(&self, used: &Used) -> Option<ChunkId> {
+        let mut next = used.bases.first();
+        while let Some(base) = next {
+            if !self.is_dead(*base) {
+                return Some(base.1);
+            }
+            next = self.used.get(base).and_then(|used| used.bases.first());
+        }
+        None
     }
 }

@@ -1,29 +1,51 @@
 //! Writing packs anew without the frames that nobody needs.
 //!
-//! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. The old
-//! packs stay until the entry that brings the new ones is durable, and that entry condemns them.
+//! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. A frame
+//! that hangs on a dead base is *rebased*: encoded again as a difference to the nearest live chunk of its chain, or
+//! without a base. Its depth never grows by that, and every checkpoint that needs it has the packs of its new base: they
+//! were those of its chain. The old packs stay until the entry that brings the new ones is durable, and that entry
+//! condemns them.
 
-use super::mark::Marked;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::mark::{Fate, Marked};
 use super::{Deadline, GcOptions, GcReport, is_live};
 use crate::catalog::PackRow;
-use crate::error::Result;
+use crate::codec;
+use crate::error::{Error, Result};
 use crate::format::entry::{Body, Repack};
-use crate::format::pack::{Footer, HEADER_BYTES, Row, TARGET_BYTES};
+use crate::format::pack::{self, Footer, Row, TARGET_BYTES};
 use crate::id::{PackId, SaveId};
 use crate::monitor::Unit;
-use crate::store::{ChunkTool, FrameInfo, PackWriter, Store};
+use crate::parallel;
+use crate::store::{ChunkTool, FrameBase, FrameInfo, PackSet, PackWriter, Store, encode_frame};
 
 /// The share of a pack that may be dead without it being rewritten, when a collection is asked for.
 const DEAD_SHARE: f64 = 0.02;
-/// Live bytes that are rewritten by one entry.
+/// The share of bytes that may be held as dead bases. To let go of them costs encoding what hangs on them, and most of it
+/// would have to be let go again soon by the next collection.
+const HELD_SHARE: f64 = 0.1;
+/// Live bytes that are rewritten by one entry. What is rebased is rewritten by one, however much it is: until then the
+/// dead bases are needed.
 const BATCH_BYTES: u64 = 4 * TARGET_BYTES;
+/// Checkpoints that are kept open while frames are copied.
+const SETS_MAX: usize = 8;
 
-/// A pack with frames that nobody needs.
+/// A pack with frames that nobody needs, or that hang.
 struct Candidate {
     pack: PackRow,
     footer: Footer,
-    keep: Vec<usize>,
+    keep: Vec<(usize, Fate)>,
     live_bytes: u64,
+}
+
+/// What is to be rewritten.
+struct Candidates {
+    packs: Vec<Candidate>,
+    marked: Marked,
+    /// Dead bases are let go.
+    rebase: bool,
 }
 
 impl Store {
@@ -35,20 +57,20 @@ impl Store {
         report: &mut GcReport,
     ) -> Result<()> {
         let share = options.repack_above.unwrap_or(DEAD_SHARE);
-        let (candidates, marked) = self.candidates(share)?;
-        if candidates.is_empty() {
+        let Candidates { packs, marked, rebase } = self.candidates(share)?;
+        if packs.is_empty() {
             return Ok(());
         }
-        self.monitor().begin("rewriting packs", Some(candidates.iter().map(|c| c.live_bytes).sum()), Unit::Bytes);
+        self.monitor().begin("rewriting packs", Some(packs.iter().map(|c| c.live_bytes).sum()), Unit::Bytes);
         let mut batch: Vec<Candidate> = Vec::new();
         let mut bytes = 0;
-        for candidate in candidates {
-            if deadline.passed() {
+        for candidate in packs {
+            if deadline.passed() && !(rebase && bytes > 0) {
                 break;
             }
             bytes += candidate.live_bytes;
             batch.push(candidate);
-            if bytes >= BATCH_BYTES {
+            if bytes >= BATCH_BYTES && !rebase {
                 self.rewrite(&std::mem::take(&mut batch), &marked, report)?;
                 bytes = 0;
             }
@@ -60,32 +82,41 @@ impl Store {
         Ok(())
     }
 
-    /// Live packs of which enough is dead. Only packs whose needed share can have changed are looked at.
-    fn candidates(&self, share: f64) -> Result<(Vec<Candidate>, Marked)> {
-        let suspects = self.catalog().suspects()?;
-        let marked = self.mark(&suspects)?;
-        let mut candidates = Vec::new();
-        for pack in suspects {
-            let Some(needed) = marked.of(pack.pack) else { continue };
+    /// Live packs of which enough is dead. Only packs whose needed share can have changed are looked at, and those of
+    /// frames that hang on them.
+    fn candidates(&self, share: f64) -> Result<Candidates> {
+        let mut suspects = self.catalog().suspects()?;
+        let mut marked = self.mark(&suspects)?;
+        let (dead, live) = marked.dead_and_live_bytes();
+        let rebase = dead as f64 > HELD_SHARE.max(share) * live as f64;
+        if rebase {
+            let known: BTreeSet<PackId> = suspects.iter().map(|pack| pack.pack).collect();
+            for pack in marked.packs_that_hang().difference(&known) {
+                suspects.extend(self.catalog().pack(*pack)?);
+            }
+            marked = self.mark(&suspects)?;
+        }
+        let mut packs = Vec::new();
+        for pack in suspects.into_iter().filter(|pack| marked.knows(pack.pack)) {
             let footer = self.footer(&pack)?;
-            let keep: Vec<usize> = (0..footer.rows.len()).filter(|&n| needed.contains(&footer.rows[n].chunk)).collect();
-            let live_bytes: u64 = keep.iter().map(|&n| u64::from(footer.rows[n].frame_bytes)).sum();
+            let fates = footer.rows.iter().map(|row| marked.fate((pack.pack, row.chunk), rebase));
+            let keep: Vec<(usize, Fate)> = fates.enumerate().filter_map(|(n, fate)| Some((n, fate?))).collect();
+            let live_bytes: u64 = keep.iter().map(|(n, _)| u64::from(footer.rows[*n].frame_bytes)).sum();
             let dead = footer.frames_bytes() - live_bytes;
-            if dead as f64 > share * pack.bytes as f64 {
-                candidates.push(Candidate { pack, footer, keep, live_bytes });
+            let hangs = keep.iter().any(|(_, fate)| matches!(fate, Fate::Hangs(..)));
+            if hangs || dead as f64 > share * pack.bytes as f64 {
+                packs.push(Candidate { pack, footer, keep, live_bytes });
             } else {
                 self.catalog().set_checked(&pack)?;
             }
         }
-        Ok((candidates, marked))
+        Ok(Candidates { packs, marked, rebase })
     }
 
     fn rewrite(&self, batch: &[Candidate], marked: &Marked, report: &mut GcReport) -> Result<()> {
         let save = SaveId(self.env().random());
         let mut writer = PackWriter::new(self, save);
-        for candidate in batch {
-            self.copy_frames(candidate, &mut writer)?;
-        }
+        self.write_frames(batch, &mut writer)?;
         let replaces: Vec<PackId> = batch.iter().map(|candidate| candidate.pack.pack).collect();
         let rows = batch.iter().map(|candidate| candidate.pack.row).collect();
         let mut repack = Repack { packs: Vec::new(), replaces: replaces.clone() };
@@ -105,31 +136,81 @@ impl Store {
         Ok(())
     }
 
-    fn copy_frames(&self, candidate: &Candidate, writer: &mut PackWriter) -> Result<()> {
-        let set = self.pack_set(vec![candidate.pack.clone()])?;
-        let object = self.backend().open(&crate::format::keys::Key::pack(candidate.pack.pack))?;
-        let mut tool = ChunkTool::default();
-        let (mut chunk, mut frame) = (Vec::new(), Vec::new());
-        for &n in &candidate.keep {
-            self.check_stop()?;
-            let row: &Row = &candidate.footer.rows[n];
-            debug_assert!(row.offset >= HEADER_BYTES);
-            if row.bases.is_empty() {
-                chunk.resize(row.chunk_bytes as usize, 0);
-                set.read(row.chunk, &mut tool, &mut chunk)?;
-            }
-            frame.resize(row.frame_bytes as usize, 0);
-            object.read_exact_at(&mut frame, row.offset)?;
-            let info = FrameInfo {
-                chunk: row.chunk,
-                chunk_bytes: row.chunk_bytes,
-                codec: row.codec,
-                depth: row.depth,
-                bases: row.bases.clone(),
-            };
-            writer.put(info, &frame)?;
-            self.monitor().advance(row.frame_bytes.into());
+    /// Copies and rebases on all threads; the frames come in the order of the old packs.
+    fn write_frames(&self, batch: &[Candidate], writer: &mut PackWriter) -> Result<()> {
+        let sets = Sets { store: self, open: Mutex::default() };
+        let mut frames =
+            batch.iter().flat_map(|candidate| candidate.keep.iter().map(move |(n, fate)| (candidate, *n, fate)));
+        parallel::ordered(
+            self.threads(),
+            2 * self.threads(),
+            || self.check_stop().map(|()| frames.next()),
+            Rewriter::default,
+            |rewriter, (candidate, n, fate)| {
+                rewriter.frame(&sets, candidate.pack.pack, &candidate.footer.rows[n], fate)
+            },
+            |(info, frame)| {
+                self.monitor().advance(frame.len() as u64);
+                writer.put(info, &frame)
+            },
+        )
+    }
+}
+
+/// The chunks of checkpoints, opened as they are asked for.
+struct Sets<'a> {
+    store: &'a Store,
+    open: Mutex<HashMap<u64, Arc<PackSet>>>,
+}
+
+impl Sets<'_> {
+    fn of(&self, slot: u64) -> Result<Arc<PackSet>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(set) = open.get(&slot) {
+            return Ok(set.clone());
         }
-        Ok(())
+        if open.len() >= SETS_MAX {
+            open.clear();
+        }
+        let set = Arc::new(self.store.pack_set_of(slot)?);
+        open.insert(slot, set.clone());
+        Ok(set)
+    }
+}
+
+/// What a thread needs to make frames: buffers that are used again.
+#[derive(Default)]
+struct Rewriter {
+    tool: ChunkTool,
+    chunk: Vec<u8>,
+    base: Vec<u8>,
+    check: Vec<u8>,
+}
+
+impl Rewriter {
+    fn frame(&mut self, sets: &Sets<'_>, pack: PackId, row: &Row, fate: &Fate) -> Result<(FrameInfo, Vec<u8>)> {
+        let (Fate::Stays(slot) | Fate::Hangs(slot, _)) = fate;
+        let set = sets.of(*slot)?;
+        self.chunk.resize(row.chunk_bytes as usize, 0);
+        let old = set.read_copy(row.chunk, pack, &mut self.tool, &mut self.chunk)?.to_vec();
+        let Fate::Hangs(_, base) = fate else {
+            let Row { chunk, chunk_bytes, codec, depth, ref bases, .. } = *row;
+            return Ok((FrameInfo { chunk, chunk_bytes, codec, depth, bases: bases.clone() }, old));
+        };
+        let body = pack::frame_body(&old, row).map_err(|e| Error::damaged("a frame that was just read", e.0))?;
+        let layout = codec::layout_of(row.codec, body);
+        let base = base.and_then(|base| set.how_stored(base).map(|how| (base, how)));
+        let base = match base.filter(|(_, how)| how.chunk_bytes == row.chunk_bytes) {
+            Some((chunk, how)) => {
+                self.base.resize(how.chunk_bytes as usize, 0);
+                set.read(chunk, &mut self.tool, &mut self.base)?;
+                Some(FrameBase { chunk, bytes: &self.base, depth: how.depth })
+            }
+            None => None,
+        };
+        let mut frame = Vec::new();
+        let Rewriter { tool, chunk, check, .. } = self;
+        let info = encode_frame(row.chunk, chunk, layout, base, &mut tool.scratch, check, &mut frame)?;
+        Ok((info, frame))
     }
 }

@@ -225,6 +225,20 @@ impl PackSet {
         }
     }
 
+    /// Fills `out` from the copy in this pack, and returns that copy's frame.
+    pub(crate) fn read_copy<'t>(
+        &self,
+        chunk: ChunkId,
+        pack: PackId,
+        tool: &'t mut ChunkTool,
+        out: &mut [u8],
+    ) -> Result<&'t [u8]> {
+        let copies = self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })?;
+        let place = copies.places().iter().find(|place| self.packs[place.pack as usize].pack == pack);
+        self.read_place(chunk, place.ok_or(Error::ChunkMissing { chunk })?, Links::Checked, tool, out)?;
+        Ok(&tool.frame)
+    }
+
     /// From the first good copy whose depth is below the limit.
     fn read_below(&self, chunk: ChunkId, depth_limit: u8, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
         let copies = self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })?;

@@ -1,0 +1,185 @@
+//! Differences to earlier checkpoints: chains grow to their bounds, restore byte for byte, and lose links without harm.
+
+use treering::Store;
+use treering::catalog::Filter;
+use treering::format::policy::{Keep, Policy};
+use treering::gc::GcOptions;
+use treering::save::{Encoding, Inputs, MemoryTensor, SaveOptions};
+use treering::tensor::{DType, TensorMeta};
+use treering::verify::Depth;
+
+use crate::helpers::Place;
+
+const ELEMENTS: usize = 96 << 10;
+
+/// Weights that drift: each step adds a little to each, so the newest are nearest.
+struct Drift {
+    weights: Vec<f32>,
+    seed: u64,
+}
+
+impl Drift {
+    fn new(seed: u64) -> Drift {
+        let weights = noise(seed, ELEMENTS).map(|x| 0.05 * x).collect();
+        Drift { weights, seed }
+    }
+
+    fn step(&mut self) {
+        self.seed += 1;
+        self.weights.iter_mut().zip(noise(self.seed, ELEMENTS)).for_each(|(weight, x)| *weight += 2e-5 * x);
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.weights.iter().flat_map(|weight| weight.to_le_bytes()).collect()
+    }
+}
+
+/// Numbers between -1 and 1.
+fn noise(seed: u64, count: usize) -> impl Iterator<Item = f32> {
+    let mut bytes = vec![0; 4 * count];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    let words = bytes.chunks_exact(4).map(|bytes| i32::from_le_bytes(bytes.try_into().unwrap()));
+    words.map(|word| word as f32 / i32::MAX as f32).collect::<Vec<_>>().into_iter()
+}
+
+fn save(store: &Store, run: &str, step: u64, bytes: &[u8], encoding: Encoding) -> u64 {
+    let meta = TensorMeta {
+        name: "w".into(),
+        dtype: DType::new("F32"),
+        shape: vec![bytes.len() as u64 / 4],
+        bytes: bytes.len() as u64,
+    };
+    let inputs = Inputs::tensors(vec![(None, MemoryTensor { meta, bytes })]).unwrap();
+    let options = SaveOptions { run: run.into(), step, encoding, ..Default::default() };
+    store.save(&inputs, &options).unwrap().new_bytes
+}
+
+fn read(store: &Store, address: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    store.checkpoint(&address.parse().unwrap()).unwrap().read_tensor("w", &mut bytes).unwrap();
+    bytes
+}
+
+fn depth(store: &Store, address: &str) -> u8 {
+    store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap()[0].depth
+}
+
+/// A run of so many steps, and what each of them was.
+fn run_of(store: &Store, run: &str, steps: u64, encoding: Encoding) -> Vec<Vec<u8>> {
+    let mut drift = Drift::new(7);
+    let mut saved = Vec::new();
+    for step in 0..steps {
+        let bytes = drift.bytes();
+        save(store, run, step, &bytes, encoding);
+        saved.push(bytes);
+        drift.step();
+    }
+    saved
+}
+
+#[test]
+fn a_changed_chunk_costs_its_difference() {
+    let place = Place::new();
+    let store = &place.store;
+    let mut drift = Drift::new(1);
+    let whole = save(store, "run", 0, &drift.bytes(), Encoding::Balanced);
+    drift.step();
+    let changed = save(store, "run", 1, &drift.bytes(), Encoding::Balanced);
+    assert!(changed < whole * 3 / 4, "{changed} of {whole}");
+    assert_eq!((depth(store, "run@0"), depth(store, "run@1")), (0, 1));
+    assert!(read(store, "run@1") == drift.bytes());
+}
+
+#[test]
+fn chains_grow_to_their_bound_and_every_step_comes_back() {
+    for (encoding, bound) in [(Encoding::Fast, 4), (Encoding::Balanced, 8), (Encoding::Small, 16)] {
+        let place = Place::new();
+        let store = &place.store;
+        let saved = run_of(store, "run", 20, encoding);
+        let depths: Vec<u8> = (0..20).map(|step| depth(store, &format!("run@{step}"))).collect();
+        let deepest = *depths.iter().max().unwrap();
+        assert!(deepest <= bound && deepest > bound * 3 / 4 - 1, "{encoding:?}: {depths:?}");
+        for (step, bytes) in saved.iter().enumerate() {
+            assert!(read(store, &format!("run@{step}")) == *bytes, "{encoding:?}: step {step}");
+        }
+    }
+}
+
+#[test]
+fn what_hangs_on_dead_bases_is_encoded_again() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = run_of(store, "run", 20, Encoding::Balanced);
+    store.set_policy("run", &Policy { keeps: vec![Keep::Last(2)], thins: vec![] }).unwrap();
+    store.gc(&GcOptions::default()).unwrap();
+
+    let fresh = Store::create(place.path("fresh"), None, Default::default()).unwrap();
+    for step in [18, 19] {
+        assert!(read(store, &format!("run@{step}")) == saved[step as usize]);
+        save(&fresh, "run", step, &saved[step as usize], Encoding::Balanced);
+    }
+    let packs = |store: &Store| {
+        let stats = store.stats().unwrap();
+        stats.stored_bytes - stats.entries * 400
+    };
+    let (left, least) = (packs(store), packs(&fresh));
+    assert!(left as f64 <= 1.05 * least as f64, "{left} bytes, {least} in a store that never held more");
+    assert_eq!(depth(store, "run@18"), 0);
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
+
+#[test]
+fn saves_go_on_from_what_a_collection_left() {
+    let place = Place::new();
+    let store = &place.store;
+    store.set_policy("run", &Policy { keeps: vec![Keep::Last(3)], thins: vec![] }).unwrap();
+    let mut drift = Drift::new(3);
+    let mut saved = Vec::new();
+    for step in 0..25 {
+        saved.push(drift.bytes());
+        save(store, "run", step, &saved[step as usize], Encoding::Balanced);
+        store.gc(&GcOptions::default()).unwrap();
+        for checkpoint in store.log(&Filter::default()).unwrap() {
+            assert!(read(store, &checkpoint.address()) == saved[checkpoint.step as usize], "after {step}");
+            assert!(depth(store, &checkpoint.address()) <= 8);
+        }
+        drift.step();
+    }
+    assert_eq!(store.log(&Filter::default()).unwrap().len(), 3);
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
+
+/// A base may be dead in one run and live in another that was forked from it.
+#[test]
+fn a_base_that_another_run_keeps_stays() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = run_of(store, "a", 4, Encoding::Balanced);
+    store.fork("b", &"a@2".parse().unwrap()).unwrap();
+    store.set_policy("a", &Policy { keeps: vec![Keep::Last(1)], thins: vec![] }).unwrap();
+    store.gc(&GcOptions::default()).unwrap();
+    assert!(read(store, "a@3") == saved[3]);
+    assert!(read(store, "b@2") == saved[2]);
+    let encodings = |address: &str| {
+        let tensors = store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap();
+        tensors.into_iter().flat_map(|tensor| tensor.encodings).map(|(name, _)| name).collect::<Vec<_>>()
+    };
+    assert_eq!(encodings("b@2"), ["planes"], "its base is gone");
+    assert_eq!(encodings("a@3"), ["delta"], "its base is what the fork keeps");
+}
+
+/// A chunk that lies in the store only as a difference is found with all that it rests on.
+#[test]
+fn a_difference_of_another_run_is_shared_with_its_chain() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = run_of(store, "a", 4, Encoding::Balanced);
+    let shared = save(store, "b", 0, &saved[3], Encoding::Balanced);
+    assert!(shared < 30_000, "{shared} bytes for what was there");
+    let filter = Filter { run: Some("a".into()), ..Default::default() };
+    let slots: Vec<u64> = store.log(&filter).unwrap().iter().map(|row| row.slot).collect();
+    store.forget(&slots).unwrap();
+    store.gc(&GcOptions::default()).unwrap();
+    assert!(read(store, "b@0") == saved[3]);
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
