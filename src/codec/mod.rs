@@ -18,11 +18,13 @@
 //! | 1 | [`Planes`] | byte planes, each raw, constant or a zstd frame |
 //! | 2 | [`Zstd`] | one zstd frame |
 //! | 3 | [`Delta`] | differences to the elements of a base, coded by their odds given the exponents of the base |
+//! | 4 | [`Cast`] | to which type the base is rounded |
 //!
 //! Each codec's module says exactly what its body is. A *zstd frame* is, wherever the word is used here, one frame as
 //! in RFC 8878: with its magic number and its content size, without a dictionary; a checksum, if there is one, must be
 //! right. Numbers are little-endian.
 
+pub mod cast;
 mod choose;
 pub mod delta;
 mod entropy;
@@ -39,6 +41,7 @@ pub mod zstd;
 
 use crate::tensor::Layout;
 
+pub use cast::{Cast, is_cast};
 pub use choose::encode;
 pub use delta::Delta;
 pub use planes::Planes;
@@ -59,6 +62,8 @@ impl CodecId {
     pub const ZSTD: CodecId = CodecId(2);
     /// The id of [`Delta`].
     pub const DELTA: CodecId = CodecId(3);
+    /// The id of [`Cast`].
+    pub const CAST: CodecId = CodecId(4);
 }
 
 /// What a codec makes a body of.
@@ -127,6 +132,7 @@ pub fn by_id(id: CodecId) -> Option<&'static dyn Codec> {
         CodecId::PLANES => &Planes,
         CodecId::ZSTD => &Zstd,
         CodecId::DELTA => &Delta,
+        CodecId::CAST => &Cast,
         _ => return None,
     })
 }
@@ -143,6 +149,7 @@ pub fn name_of(id: CodecId) -> &'static str {
         CodecId::PLANES => "planes",
         CodecId::ZSTD => "zstd",
         CodecId::DELTA => "delta",
+        CodecId::CAST => "cast",
         _ => "unknown",
     }
 }
@@ -153,6 +160,7 @@ pub fn layout_of(id: CodecId, body: &[u8]) -> Layout {
     match id {
         CodecId::PLANES => planes::layout_of(body),
         CodecId::DELTA => delta::layout_of(body),
+        CodecId::CAST => cast::layout_of(body),
         _ => Layout::Bytes,
     }
 }

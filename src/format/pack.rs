@@ -34,6 +34,9 @@ pub const DEPTH_MAX: u8 = 16;
 /// Chunks that one frame is a difference to, at most.
 pub const BASES_MAX: usize = 4;
 
+/// Where in a frame its depth stands.
+pub const DEPTH_AT: usize = 1;
+
 const VERSION: u16 = 0;
 const MAGIC: &[u8; 4] = b"TRPK";
 const END_MAGIC: &[u8; 4] = b"TRPE";

@@ -21,8 +21,14 @@ use crate::monitor::Unit;
 use crate::parallel;
 use crate::store::{ChunkTool, FrameBase, FrameInfo, PackSet, PackWriter, Store, encode_frame};
 
-/// The share of a pack that may be dead without it being rewritten, when a collection is asked for.
+/// The share of a pack that may be dead without it being rewritten.
 const DEAD_SHARE: f64 = 0.02;
+/// The share of bytes that may be dead without any pack being rewritten, when a collection is asked for: rewriting at
+/// every collection would write everything again and again.
+const WASTE_SHARE: f64 = 0.05;
+/// A rewritten pack is closed behind the frames of an old one once it is that large: frames that came together go
+/// together.
+const BORDER_BYTES: u64 = 1 << 20;
 /// The share of bytes that may be held as dead bases. To let go of them costs encoding what hangs on them, and most of it
 /// would have to be let go again soon by the next collection.
 const HELD_SHARE: f64 = 0.1;
@@ -56,7 +62,7 @@ impl Store {
         deadline: Deadline,
         report: &mut GcReport,
     ) -> Result<()> {
-        let share = options.repack_above.unwrap_or(DEAD_SHARE);
+        let share = options.repack_above.unwrap_or(WASTE_SHARE);
         let Candidates { packs, marked, rebase } = self.candidates(share)?;
         if packs.is_empty() {
             return Ok(());
@@ -96,7 +102,7 @@ impl Store {
             }
             marked = self.mark(&suspects)?;
         }
-        let mut packs = Vec::new();
+        let (mut packs, mut waste) = (Vec::new(), 0);
         for pack in suspects.into_iter().filter(|pack| marked.knows(pack.pack)) {
             let footer = self.footer(&pack)?;
             let fates = footer.rows.iter().map(|row| marked.fate((pack.pack, row.chunk), rebase));
@@ -104,11 +110,15 @@ impl Store {
             let live_bytes: u64 = keep.iter().map(|(n, _)| u64::from(footer.rows[*n].frame_bytes)).sum();
             let dead = footer.frames_bytes() - live_bytes;
             let hangs = keep.iter().any(|(_, fate)| matches!(fate, Fate::Hangs(..)));
-            if hangs || dead as f64 > share * pack.bytes as f64 {
+            if hangs || dead as f64 > DEAD_SHARE * pack.bytes as f64 {
+                waste += dead;
                 packs.push(Candidate { pack, footer, keep, live_bytes });
             } else {
                 self.catalog().set_checked(&pack)?;
             }
+        }
+        if !rebase && waste as f64 <= share * live as f64 {
+            packs.clear();
         }
         Ok(Candidates { packs, marked, rebase })
     }
@@ -139,6 +149,7 @@ impl Store {
     /// Copies and rebases on all threads; the frames come in the order of the old packs.
     fn write_frames(&self, batch: &[Candidate], writer: &mut PackWriter) -> Result<()> {
         let sets = Sets { store: self, open: Mutex::default() };
+        let mut last = None;
         let mut frames =
             batch.iter().flat_map(|candidate| candidate.keep.iter().map(move |(n, fate)| (candidate, *n, fate)));
         parallel::ordered(
@@ -147,10 +158,15 @@ impl Store {
             || self.check_stop().map(|()| frames.next()),
             Rewriter::default,
             |rewriter, (candidate, n, fate)| {
-                rewriter.frame(&sets, candidate.pack.pack, &candidate.footer.rows[n], fate)
+                let pack = candidate.pack.pack;
+                let (info, frame) = rewriter.frame(&sets, pack, &candidate.footer.rows[n], fate)?;
+                Ok((pack, info, frame))
             },
-            |(info, frame)| {
+            |(pack, info, frame)| {
                 self.monitor().advance(frame.len() as u64);
+                if last.replace(pack) != Some(pack) {
+                    writer.border(BORDER_BYTES)?;
+                }
                 writer.put(info, &frame)
             },
         )

@@ -4,9 +4,45 @@
 //! readers a frame more. A chain that has grown as long as it may begins again at its *root*, the frame without a base:
 //! that is some saves back and costs a few more bytes, still far fewer than a frame without a base. Once it does not pay
 //! any more, the codec does without, and a new root is made.
+//!
+//! A base has to stay as long as what rests on it. Under a policy that lets the newest steps go after a while, chains
+//! from step to step would soon hang on what is gone, and a collection would have to encode them again. Then bases are
+//! taken from the newest checkpoint that the policy keeps for another reason than its age: the *anchor*.
 
+use crate::catalog::{Catalog, CheckpointRow, Status};
+use crate::error::Result;
+use crate::format::policy::Keep;
 use crate::id::ChunkId;
 use crate::store::PackSet;
+
+/// The checkpoint to take bases from, if the parent will not be kept for long and another will.
+pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow>) -> Result<Option<CheckpointRow>> {
+    let (Some(run), Some(parent)) = (catalog.run(run)?, parent) else { return Ok(None) };
+    let ages = |keep: &Keep| matches!(keep, Keep::Last(_) | Keep::Within(_));
+    if run.policy.keeps.is_empty() || parent.run != run.name || !run.policy.keeps.iter().any(ages) {
+        return Ok(None);
+    }
+    let modes = catalog.modes(&run)?;
+    let mut lasting: Vec<CheckpointRow> = Vec::new();
+    for keep in &run.policy.keeps {
+        match keep {
+            Keep::Best { metric, n } => {
+                if let Some(mode) = modes.get(metric) {
+                    lasting.extend(catalog.best(&run, metric, *mode, *n)?);
+                }
+            }
+            Keep::Every(n) => lasting.extend(catalog.checkpoint_at(&run, parent.step - parent.step % (*n).max(1))?),
+            Keep::Step(step) => lasting.extend(catalog.checkpoint_at(&run, *step)?),
+            Keep::Last(_) | Keep::Within(_) | Keep::EveryDuration(_) | Keep::Tagged => {}
+        }
+    }
+    if !parent.tags.is_empty() && run.policy.keeps.contains(&Keep::Tagged) {
+        return Ok(None);
+    }
+    let stays = |row: &CheckpointRow| row.status == Status::Kept && row.dropped.is_empty() && row.step <= parent.step;
+    let newest = lasting.into_iter().filter(stays).max_by_key(|row| row.step);
+    Ok(newest.filter(|row| row.slot != parent.slot))
+}
 
 /// The chunk to compare with, and the depth of its frame. `counterpart` is what the reference has in the same place.
 pub(super) fn choose(set: &PackSet, counterpart: ChunkId, depth_max: u8) -> Option<(ChunkId, u8)> {

@@ -3,6 +3,8 @@
 //! A [`Cutter`] goes through the parts of a save, one after the other, and hands out pieces: chunks to be. Pieces whose
 //! bounds are known beforehand are read by the worker that hashes them; those that the content decides are read here.
 
+use std::collections::HashMap;
+
 use super::ingest::Bytes;
 use crate::chunk::{self, inherit};
 use crate::error::Result;
@@ -20,6 +22,10 @@ pub(super) struct Part<'a> {
     pub(super) layout: Layout,
     /// Its counterpart in the reference, and whether that has the same shape.
     pub(super) counterpart: Option<(Stored, bool)>,
+    /// Its counterpart in the checkpoint that bases are taken from, where that is not the reference.
+    pub(super) anchor: Option<Stored>,
+    /// The part that it seems to be the cast of.
+    pub(super) cast_of: Option<usize>,
     /// Which component it belongs to; 0 for what belongs to none.
     pub(super) group: usize,
 }
@@ -34,6 +40,10 @@ pub(super) struct Piece {
     pub(super) length: u32,
     /// The chunk at the same place of the counterpart.
     pub(super) expected: Option<ChunkId>,
+    /// The chunk that it may be stored as a difference to.
+    pub(super) base: Option<ChunkId>,
+    /// The chunk that it may be the cast of: twice its length, at this offset of that part's input.
+    pub(super) cast_of: Option<(usize, u64)>,
     /// Its bytes, if they were read to find its end.
     pub(super) bytes: Option<Vec<u8>>,
 }
@@ -42,11 +52,18 @@ pub(super) struct Piece {
 pub(super) struct Cutter<'a> {
     parts: &'a [Part<'a>],
     chunks: Option<&'a PackSet>,
+    bases: Option<&'a PackSet>,
     tool: ChunkTool,
-    part: usize,
+    /// The parts in the order in which they are cut: casts come after all that they may be casts of.
+    order: Vec<usize>,
+    at: usize,
+    /// Where parts that others are casts of were cut.
+    lengths: HashMap<usize, Vec<u32>>,
     /// Bytes of the part that were handed out.
     done: u64,
     cuts: Cuts,
+    /// The chunks of the part's counterpart in `bases`, by their offsets.
+    anchor: HashMap<u64, (ChunkId, u32)>,
     window: Vec<u8>,
 }
 
@@ -58,30 +75,56 @@ enum Cuts {
     Fixed(Vec<(ChunkId, u32)>, usize),
     /// At these chunks, then by content up to the given place, then at the others.
     Ends { front: Vec<(ChunkId, u32)>, next: usize, middle_end: u64, back: Vec<(ChunkId, u32)> },
+    /// At these lengths, from the given one on: half of those of the part that it is the cast of.
+    Halves(Vec<u32>, usize),
 }
 
 impl<'a> Cutter<'a> {
-    pub(super) fn new(parts: &'a [Part<'a>], chunks: Option<&'a PackSet>) -> Cutter<'a> {
-        Cutter { parts, chunks, tool: ChunkTool::default(), part: 0, done: 0, cuts: Cuts::Unknown, window: Vec::new() }
+    pub(super) fn new(parts: &'a [Part<'a>], chunks: Option<&'a PackSet>, bases: Option<&'a PackSet>) -> Cutter<'a> {
+        let (casts, others): (Vec<usize>, Vec<usize>) = (0..parts.len()).partition(|n| parts[*n].cast_of.is_some());
+        Cutter {
+            parts,
+            chunks,
+            bases,
+            tool: ChunkTool::default(),
+            lengths: casts.iter().filter_map(|n| Some((parts[*n].cast_of?, Vec::new()))).collect(),
+            order: others.into_iter().chain(casts).collect(),
+            at: 0,
+            done: 0,
+            cuts: Cuts::Unknown,
+            anchor: HashMap::new(),
+            window: Vec::new(),
+        }
     }
 
     /// The next piece, or `None` after the last. A part without bytes has one piece of length 0.
     pub(super) fn next(&mut self) -> Result<Option<Piece>> {
-        let Some(part) = self.parts.get(self.part) else { return Ok(None) };
+        let Some(&number) = self.order.get(self.at) else { return Ok(None) };
+        let part = &self.parts[number];
         if matches!(self.cuts, Cuts::Unknown) {
             self.cuts = self.cuts_of(part)?;
+            self.anchor = self.anchor_of(part);
         }
         let (length, expected, bytes) = self.length_of_next(part)?;
-        let (number, offset) = (self.part, part.offset + self.done);
+        let base = match self.bases {
+            Some(_) => self.anchor.get(&self.done).filter(|(_, theirs)| *theirs == length).map(|(chunk, _)| *chunk),
+            None => expected,
+        };
+        if let Some(lengths) = self.lengths.get_mut(&number) {
+            lengths.push(length);
+        }
+        let offset = part.offset + self.done;
+        let as_source = matches!(self.cuts, Cuts::Halves(..)).then_some(part.cast_of).flatten();
+        let cast_of = as_source.map(|source| (source, self.parts[source].offset + 2 * self.done));
         self.done += u64::from(length);
         let last = self.done == part.length;
         if last {
-            self.part += 1;
+            self.at += 1;
             self.done = 0;
             self.cuts = Cuts::Unknown;
             self.window.clear();
         }
-        Ok(Some(Piece { part: number, last, offset, length, expected, bytes }))
+        Ok(Some(Piece { part: number, last, offset, length, expected, base, cast_of, bytes }))
     }
 
     fn length_of_next(&mut self, part: &Part<'_>) -> Result<(u32, Option<ChunkId>, Option<Vec<u8>>)> {
@@ -96,6 +139,10 @@ impl<'a> Cutter<'a> {
                 let number = *next;
                 *next += usize::from(!in_middle);
                 if in_middle { None } else { front.get(number).or_else(|| back.get(number.wrapping_sub(front.len()))) }
+            }
+            Cuts::Halves(lengths, next) => {
+                *next += 1;
+                return Ok((lengths.get(*next - 1).copied().unwrap_or(left as u32), None, None));
             }
             Cuts::Unknown => None,
         };
@@ -132,8 +179,25 @@ impl<'a> Cutter<'a> {
         Ok((length as u32, None, Some(bytes)))
     }
 
+    /// An anchor that cannot be read is no help; the save does not depend on it.
+    fn anchor_of(&mut self, part: &Part<'_>) -> HashMap<u64, (ChunkId, u32)> {
+        let (Some(stored), Some(bases)) = (part.anchor, self.bases) else { return HashMap::new() };
+        let Ok(Recipe(chunks)) = bases.recipe(&stored, &mut self.tool) else { return HashMap::new() };
+        let mut offset = 0;
+        let at = |chunk: (ChunkId, u32)| {
+            let at = offset;
+            offset += u64::from(chunk.1);
+            (at, chunk)
+        };
+        chunks.into_iter().map(at).collect()
+    }
+
     fn cuts_of(&mut self, part: &Part<'_>) -> Result<Cuts> {
         let by_content = Cuts::Fixed(Vec::new(), 0);
+        let source = part.cast_of.and_then(|source| self.lengths.get(&source));
+        if let Some(lengths) = source.filter(|lengths| lengths.iter().all(|length| length % 4 == 0)) {
+            return Ok(Cuts::Halves(lengths.iter().map(|length| length / 2).collect(), 0));
+        }
         let (Some((stored, same_shape)), Some(chunks)) = (part.counterpart, self.chunks) else { return Ok(by_content) };
         // A counterpart that cannot be read is no help; the save does not depend on it.
         let Ok(Recipe(theirs)) = chunks.recipe(&stored, &mut self.tool) else { return Ok(by_content) };

@@ -3,14 +3,16 @@
 //! Bytes are read once. They are hashed while they are warm, and only a chunk that is nowhere yet is encoded; what was
 //! encoded is decoded again before anyone relies on it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::base;
 use super::cut::{Part, Piece};
 use super::ingest::Bytes;
 use crate::catalog::PackRow;
+use crate::codec::{Cast, Codec, CodecId, Input, Scratch, is_cast};
 use crate::error::{Error, Result};
+use crate::format::pack;
 use crate::id::ChunkId;
 use crate::store::{ChunkTool, FrameBase, FrameInfo, Lookup, PackSet, encode_frame};
 
@@ -46,11 +48,13 @@ pub(super) enum Outcome {
 pub(super) struct Shared<'a> {
     pub(super) parts: &'a [Part<'a>],
     pub(super) reference: Option<&'a PackSet>,
+    /// Where bases are taken from, if not from the reference.
+    anchor: Option<&'a PackSet>,
     pub(super) lookup: Option<&'a Lookup>,
     /// Frames to decode before one of this save, at most.
     depth_max: u8,
-    /// Chunks of this save that are in its packs already.
-    pub(super) written: Mutex<HashSet<ChunkId>>,
+    /// Chunks of this save that are in its packs already, each with its depth.
+    pub(super) written: Mutex<HashMap<ChunkId, u8>>,
     spare: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -67,10 +71,11 @@ impl<'a> Shared<'a> {
     pub(super) fn new(
         parts: &'a [Part<'a>],
         reference: Option<&'a PackSet>,
+        anchor: Option<&'a PackSet>,
         lookup: Option<&'a Lookup>,
         depth_max: u8,
     ) -> Shared<'a> {
-        Shared { parts, reference, lookup, depth_max, written: Mutex::default(), spare: Mutex::default() }
+        Shared { parts, reference, anchor, lookup, depth_max, written: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Takes back the buffer of a frame that was written.
@@ -82,13 +87,28 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// True if the chunk is in this save's packs already; if not, it is from now on.
-    pub(super) fn claim(&self, chunk: ChunkId) -> bool {
-        !self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(chunk)
+    /// The chunks that bases are taken from.
+    pub(super) fn bases(&self) -> Option<&'a PackSet> {
+        self.anchor.or(self.reference)
+    }
+
+    /// True if the chunk is in this save's packs already; if not, it is from now on, at this depth.
+    pub(super) fn claim(&self, chunk: ChunkId, depth: u8) -> bool {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = written.contains_key(&chunk);
+        if !known {
+            written.insert(chunk, depth);
+        }
+        known
+    }
+
+    /// The depth of a chunk of this save's packs.
+    pub(super) fn depth_written(&self, chunk: ChunkId) -> Option<u8> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).get(&chunk).copied()
     }
 
     fn is_written(&self, chunk: ChunkId) -> bool {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).contains(&chunk)
+        self.depth_written(chunk).is_some()
     }
 
     pub(super) fn work(&self, worker: &mut Worker, piece: Piece) -> Result<Done> {
@@ -100,8 +120,12 @@ impl<'a> Shared<'a> {
         let outcome = match self.find(chunk, bytes, piece.expected)? {
             Some(found) => found,
             None => {
+                if let Some((info, frame)) = self.as_cast(chunk, bytes, &piece, part, &mut worker.base)? {
+                    let outcome = Outcome::New(info, frame);
+                    return Ok(Done { part: piece.part, last: piece.last, chunk, length: piece.length, outcome });
+                }
                 let Worker { check, base, tool, .. } = worker;
-                let base = piece.expected.and_then(|counterpart| self.read_base(counterpart, bytes.len(), tool, base));
+                let base = piece.base.and_then(|counterpart| self.read_base(counterpart, bytes.len(), tool, base));
                 let mut frame = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
                 let info = encode_frame(chunk, bytes, part.layout, base, &mut tool.scratch, check, &mut frame)?;
                 Outcome::New(info, frame)
@@ -122,7 +146,29 @@ impl<'a> Shared<'a> {
         Ok(lookup.find(chunk, bytes.len() as u32)?.map(Outcome::Elsewhere))
     }
 
-    /// The base that a chunk is compared with, given what the reference has in its place. One that cannot be read is
+    /// The frame of a chunk that is the cast of another of this checkpoint. Its depth is not known yet: it depends on how
+    /// the other is stored.
+    fn as_cast(
+        &self,
+        chunk: ChunkId,
+        bytes: &[u8],
+        piece: &Piece,
+        part: &Part<'_>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<(FrameInfo, Vec<u8>)>> {
+        let Some((source, offset)) = piece.cast_of else { return Ok(None) };
+        let (source, base) = read_and_hash(self.parts[source].bytes, offset, 2 * bytes.len(), buffer)?;
+        if !is_cast(bytes, part.layout, base) {
+            return Ok(None);
+        }
+        let (codec, depth, bases) = (CodecId::CAST, 1, vec![source]);
+        let mut frame = Vec::new();
+        pack::put_frame_head(&mut frame, codec, depth, &bases);
+        Cast.encode(Input { bytes, layout: part.layout, base: Some(base) }, &mut Scratch::default(), &mut frame);
+        Ok(Some((FrameInfo { chunk, chunk_bytes: bytes.len() as u32, codec, depth, bases }, frame)))
+    }
+
+    /// The base that a chunk is compared with, given its counterpart. One that cannot be read is
     /// none: the chunk is then stored without.
     fn read_base<'b>(
         &self,
@@ -131,7 +177,7 @@ impl<'a> Shared<'a> {
         tool: &mut ChunkTool,
         buffer: &'b mut Vec<u8>,
     ) -> Option<FrameBase<'b>> {
-        let set = self.reference?;
+        let set = self.bases()?;
         let (chunk, depth) = base::choose(set, counterpart, self.depth_max)?;
         if set.how_stored(chunk)?.chunk_bytes as usize != length {
             return None;

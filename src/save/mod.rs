@@ -5,6 +5,7 @@
 //! A save that fails at any point leaves the store as it was; its leavings are its own and collection removes them.
 
 mod base;
+mod cast;
 mod commit;
 mod cut;
 mod encode;
@@ -89,7 +90,8 @@ impl Encoding {
         match self {
             Encoding::Fast => 4,
             Encoding::Balanced => 8,
-            Encoding::Small => 16,
+            // And a cast on top.
+            Encoding::Small => 15,
         }
     }
 }
@@ -178,16 +180,19 @@ impl Store {
         let schema_bytes = schema.encode();
         let reference = self.reference(lineage, ChunkId::of(&schema_bytes))?;
         let state = options.state.as_ref().map(|state| Bytes::Owned(state.to_string().into_bytes()));
-        let parts = parts_of(inputs, state.as_ref(), reference.as_ref());
+        let anchor = base::anchor(&self.catalog(), &options.run, lineage.parent.as_ref())?;
+        let anchor = anchor.and_then(|row| self.open_reference(row));
+        let parts = parts_of(inputs, state.as_ref(), reference.as_ref(), anchor.as_ref())?;
         let known = reference.as_ref().map(|reference| &reference.manifest.chunks);
+        let bases = anchor.as_ref().map(|anchor| &anchor.manifest.chunks);
 
         let save = SaveId(self.env().random());
         let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
-        let shared = Shared::new(&parts, known, lookup.as_ref(), options.encoding.depth_max());
+        let shared = Shared::new(&parts, known, bases, lookup.as_ref(), options.encoding.depth_max());
         let mut writer = Writer::new(&shared, known, packs);
-        let mut cutter = Cutter::new(&parts, known);
+        let mut cutter = Cutter::new(&parts, known, bases);
 
         self.monitor().begin("saving", Some(parts.iter().map(|part| part.length).sum()), Unit::Bytes);
         parallel::ordered(
@@ -219,15 +224,13 @@ impl Store {
         if row.is_none() {
             row = self.catalog().checkpoints(&Filter { newest: Some(1), ..Filter::default() })?.pop();
         }
-        let Some(row) = row else { return Ok(None) };
+        Ok(row.and_then(|row| self.open_reference(row)))
+    }
+
+    fn open_reference(&self, row: CheckpointRow) -> Option<Reference> {
         let address = row.address();
-        match Reference::open(self, row) {
-            Ok(reference) => Ok(Some(reference)),
-            Err(error) => {
-                self.monitor().warn(&format!("{address} cannot be compared with: {error}"));
-                Ok(None)
-            }
-        }
+        let opened = Reference::open(self, row);
+        opened.inspect_err(|error| self.monitor().warn(&format!("{address} cannot be compared with: {error}"))).ok()
     }
 
     /// Pieces in flight: each may hold its input, its frame, and a worker's scratch.
@@ -299,7 +302,13 @@ fn schema_of(inputs: &Inputs<'_>) -> Schema {
 }
 
 /// Tensors in the order of the manifest, then headers, side files and the state.
-fn parts_of<'a>(inputs: &'a Inputs<'a>, state: Option<&'a Bytes<'a>>, reference: Option<&Reference>) -> Vec<Part<'a>> {
+fn parts_of<'a>(
+    inputs: &'a Inputs<'a>,
+    state: Option<&'a Bytes<'a>>,
+    reference: Option<&Reference>,
+    anchor: Option<&Reference>,
+) -> Result<Vec<Part<'a>>> {
+    let sources = cast::sources(inputs)?;
     let mut parts = Vec::with_capacity(inputs.tensors.len() + inputs.files.len() + inputs.side_files.len() + 1);
     let mut group = 0;
     for (n, tensor) in inputs.tensors.iter().enumerate() {
@@ -310,12 +319,14 @@ fn parts_of<'a>(inputs: &'a Inputs<'a>, state: Option<&'a Bytes<'a>>, reference:
             length: tensor.meta.bytes,
             layout: tensor.layout(),
             counterpart: reference.and_then(|r| r.tensor(&tensor.component, &tensor.meta)),
+            anchor: anchor.and_then(|a| a.tensor(&tensor.component, &tensor.meta)).map(|(stored, _)| stored),
+            cast_of: sources[n],
             group,
         });
     }
     let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
         let counterpart = counterpart.map(|stored| (stored, true));
-        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, group: 0 }
+        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, anchor: None, cast_of: None, group: 0 }
     };
     for file in &inputs.files {
         if let Some(header) = &file.header {
@@ -326,7 +337,7 @@ fn parts_of<'a>(inputs: &'a Inputs<'a>, state: Option<&'a Bytes<'a>>, reference:
         parts.push(whole(bytes, bytes.len(), reference.and_then(|r| r.side_file(name))));
     }
     parts.extend(state.map(|state| whole(state, state.len(), None)));
-    parts
+    Ok(parts)
 }
 
 fn put_manifest(
@@ -336,7 +347,7 @@ fn put_manifest(
     schema_bytes: &[u8],
     state: bool,
 ) -> Result<Root> {
-    let stored = std::mem::take(&mut writer.stored);
+    let stored = writer.stored()?;
     let (tensors, rest) = stored.split_at(inputs.tensors.len());
     let mut rest = rest.iter().copied();
     let mut next = || rest.next().ok_or_else(|| Error::Bug("a part that was not stored".into()));

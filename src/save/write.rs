@@ -3,16 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::PoisonError;
 
-use super::cut::Part;
 use super::encode::{Done, Outcome, Shared};
 use crate::chunk;
-use crate::codec::Scratch;
+use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::format::entry::Sizes;
 use crate::format::manifest::{BLOCK_TENSORS, Block, Recipe, Stored};
+use crate::format::pack;
 use crate::id::{ChunkId, PackId};
-use crate::store::{PackSet, PackWriter, encode_frame};
+use crate::store::{FrameInfo, PackSet, PackWriter, encode_frame};
 use crate::tensor::Layout;
+
+/// At a component's border a pack is closed already from this size on, so that dropping a component drops packs.
+const BORDER_BYTES: u64 = 8 << 20;
 
 /// Sees what became of each piece, in order.
 pub(super) struct Writer<'a> {
@@ -23,7 +26,9 @@ pub(super) struct Writer<'a> {
     /// Packs of other saves that hold chunks of this one.
     pub(super) needs: BTreeSet<PackId>,
     /// Each part, as it is stored.
-    pub(super) stored: Vec<Stored>,
+    stored: Vec<Option<Stored>>,
+    /// The part that was seen last.
+    part: usize,
     recipe: Vec<(ChunkId, u32)>,
     scratch: Scratch,
     check: Vec<u8>,
@@ -37,7 +42,8 @@ impl<'a> Writer<'a> {
             packs,
             sizes: Sizes::default(),
             needs: BTreeSet::new(),
-            stored: Vec::with_capacity(shared.parts.len()),
+            stored: vec![None; shared.parts.len()],
+            part: 0,
             recipe: Vec::new(),
             scratch: Scratch::default(),
             check: Vec::new(),
@@ -47,38 +53,43 @@ impl<'a> Writer<'a> {
     pub(super) fn take(&mut self, done: Done) -> Result<()> {
         let parts = self.shared.parts;
         let part = &parts[done.part];
-        if self.recipe.is_empty() && done.part > 0 && part.group != parts[done.part - 1].group {
-            self.packs.border()?;
+        if part.group != parts[self.part].group {
+            self.packs.border(BORDER_BYTES)?;
         }
+        self.part = done.part;
         let length = u64::from(done.length);
         self.sizes.raw += length;
         match done.outcome {
             Outcome::Unchanged => {
                 self.sizes.unchanged += length;
-                self.need(done.chunk)?;
+                self.need(done.chunk, self.reference)?;
             }
             Outcome::Known => {
                 self.sizes.deduplicated += length;
-                self.need(done.chunk)?;
+                self.need(done.chunk, self.reference)?;
             }
             Outcome::Elsewhere(packs) => {
                 self.sizes.deduplicated += length;
                 self.needs.extend(packs.iter().map(|pack| pack.pack));
             }
             // Two workers may have met the same bytes at the same time: the first in order counts.
-            Outcome::New(_, frame) if self.shared.claim(done.chunk) => {
+            Outcome::New(info, frame) if self.shared.claim(done.chunk, info.depth) => {
                 self.sizes.deduplicated += length;
                 self.shared.recycle(frame);
             }
-            Outcome::New(info, frame) => {
+            Outcome::New(mut info, mut frame) => {
                 self.sizes.encoded += length;
-                info.bases.iter().try_for_each(|base| self.need(*base))?;
+                if info.codec == CodecId::CAST {
+                    self.settle_depth(&mut info, &mut frame);
+                }
+                let bases = if info.codec == CodecId::CAST { self.reference } else { self.shared.bases() };
+                info.bases.iter().try_for_each(|base| self.need(*base, bases))?;
                 self.packs.put(info, &frame)?;
                 self.shared.recycle(frame);
             }
         }
         self.recipe.push((done.chunk, done.length));
-        if done.last { self.end_part(part) } else { Ok(()) }
+        if done.last { self.end_part(done.part) } else { Ok(()) }
     }
 
     /// Stores a byte string of the manifest.
@@ -105,10 +116,25 @@ impl<'a> Writer<'a> {
         tensors.chunks(BLOCK_TENSORS).map(|tensors| self.put_chunk(&block(tensors))).collect()
     }
 
-    fn end_part(&mut self, part: &Part<'_>) -> Result<()> {
+    /// Each part, as it is stored; once all of them were seen.
+    pub(super) fn stored(&self) -> Result<Vec<Stored>> {
+        let all: Option<Vec<Stored>> = self.stored.iter().copied().collect();
+        all.ok_or_else(|| Error::Bug("a part that was not stored".into()))
+    }
+
+    /// One more than that of the base, which is in this save's packs by now, or else was there before.
+    fn settle_depth(&self, info: &mut FrameInfo, frame: &mut [u8]) {
+        let known = |base: &ChunkId| {
+            let before = || self.reference.and_then(|set| set.how_stored(*base)).map(|how| how.depth);
+            self.shared.depth_written(*base).or_else(before).unwrap_or(pack::DEPTH_MAX - 1)
+        };
+        info.depth = 1 + info.bases.iter().map(known).max().unwrap_or(0).min(pack::DEPTH_MAX - 1);
+        frame[pack::DEPTH_AT] = info.depth;
+    }
+
+    fn end_part(&mut self, part: usize) -> Result<()> {
         let recipe = std::mem::take(&mut self.recipe);
-        let stored = self.stored_as(recipe, part.length)?;
-        self.stored.push(stored);
+        self.stored[part] = Some(self.stored_as(recipe, self.shared.parts[part].length)?);
         Ok(())
     }
 
@@ -127,8 +153,8 @@ impl<'a> Writer<'a> {
         }
         let id = ChunkId::of(bytes);
         if self.reference.is_some_and(|set| set.contains(id)) {
-            self.need(id)?;
-        } else if !self.shared.claim(id) {
+            self.need(id, self.reference)?;
+        } else if !self.shared.claim(id, 0) {
             let mut frame = Vec::with_capacity(bytes.len() + 16);
             let info = encode_frame(id, bytes, Layout::Bytes, None, &mut self.scratch, &mut self.check, &mut frame)?;
             self.packs.put(info, &frame)?;
@@ -136,9 +162,9 @@ impl<'a> Writer<'a> {
         Ok(id)
     }
 
-    /// The chunk is in the reference's packs, if it is not in this save's: they stay needed, bases included.
-    fn need(&mut self, chunk: ChunkId) -> Result<()> {
-        let Some(set) = self.reference.filter(|set| set.contains(chunk)) else { return Ok(()) };
+    /// The chunk is in these packs, if it is not in this save's: they stay needed, those of its bases included.
+    fn need(&mut self, chunk: ChunkId, set: Option<&PackSet>) -> Result<()> {
+        let Some(set) = set.filter(|set| set.contains(chunk)) else { return Ok(()) };
         match set.bases_of(chunk) {
             [] => self.needs.extend(set.pack_of(chunk)),
             _ => self.needs.append(&mut set.packs_for([chunk])?),

@@ -16,8 +16,6 @@ use crate::id::{ChunkId, PackId, SaveId};
 
 /// Frames are handed on in pieces of this size.
 const BUFFER_BYTES: usize = 1 << 20;
-/// At a component's border a pack is closed already from this size on, so that dropping a component drops packs.
-const BORDER_BYTES: u64 = 8 << 20;
 
 /// The packs of a save that has not committed.
 #[derive(Debug)]
@@ -109,10 +107,10 @@ impl PackWriter {
         if full { self.close() } else { Ok(()) }
     }
 
-    /// What follows belongs to another component.
-    pub(crate) fn border(&mut self) -> Result<()> {
+    /// What follows may go another way than what was put so far: a pack of at least so many bytes is closed.
+    pub(crate) fn border(&mut self, least_bytes: u64) -> Result<()> {
         match &self.open {
-            Some(open) if open.end >= BORDER_BYTES => self.close(),
+            Some(open) if open.end >= least_bytes => self.close(),
             _ => Ok(()),
         }
     }

@@ -183,3 +183,60 @@ fn a_difference_of_another_run_is_shared_with_its_chain() {
     assert!(read(store, "b@0") == saved[3]);
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
 }
+
+/// Weights in 32 bits and the model's 16-bit copy of them, under other names, the copy before and behind its source.
+fn mixed(drift: &Drift) -> (Vec<u8>, Vec<u8>) {
+    let wide = drift.bytes();
+    let narrow = |weight: f32| {
+        let bits = weight.to_bits();
+        ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
+    };
+    let half = drift.weights.iter().flat_map(|weight| narrow(*weight).to_le_bytes()).collect();
+    (wide, half)
+}
+
+fn save_mixed(store: &Store, step: u64, wide: &[u8], half: &[u8]) -> u64 {
+    let tensor = |name: &str, dtype: &str, bytes| {
+        let meta = TensorMeta { name: name.into(), dtype: DType::new(dtype), shape: vec![ELEMENTS as u64], bytes: 0 };
+        let meta = TensorMeta { bytes: <[u8]>::len(bytes) as u64, ..meta };
+        (None, MemoryTensor { meta, bytes })
+    };
+    let tensors = vec![tensor("model.w", "BF16", half), tensor("optimizer.master.w", "F32", wide)];
+    let options = SaveOptions { run: "run".into(), step, ..Default::default() };
+    store.save(&Inputs::tensors(tensors).unwrap(), &options).unwrap().new_bytes
+}
+
+#[test]
+fn a_16_bit_copy_of_weights_costs_nothing() {
+    let place = Place::new();
+    let store = &place.store;
+    let mut drift = Drift::new(11);
+    let mut saved = Vec::new();
+    for step in 0..4 {
+        let (wide, half) = mixed(&drift);
+        let alone = {
+            let place = Place::new();
+            save(&place.store, "run", 0, &wide, Encoding::Balanced)
+        };
+        let bytes = save_mixed(store, step, &wide, &half);
+        assert!(bytes < alone + 2000, "step {step}: {bytes} bytes, the weights alone {alone}");
+        saved.push((wide, half));
+        drift.step();
+    }
+    let read = |store: &Store, address: &str, name: &str| {
+        let mut bytes = Vec::new();
+        store.checkpoint(&address.parse().unwrap()).unwrap().read_tensor(name, &mut bytes).unwrap();
+        bytes
+    };
+    for (step, (wide, half)) in saved.iter().enumerate() {
+        assert!(read(store, &format!("run@{step}"), "optimizer.master.w") == *wide, "step {step}");
+        assert!(read(store, &format!("run@{step}"), "model.w") == *half, "step {step}");
+    }
+    // Without its source a copy has to stand for itself.
+    let thin = treering::format::policy::Thin { component: "optimizer".into(), newest: 1, best: false };
+    store.set_policy("run", &Policy { keeps: vec![Keep::Last(2)], thins: vec![thin] }).unwrap();
+    store.gc(&GcOptions::default()).unwrap();
+    assert!(read(store, "run@2", "model.w") == saved[2].1);
+    assert!(read(store, "run@3", "model.w") == saved[3].1);
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
