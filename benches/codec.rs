@@ -60,14 +60,16 @@ fn copy_and_hash(bytes: &[u8]) {
 /// The codec that is chosen.
 fn codecs(name: &str, dtype: &str, bytes: &[u8]) {
     let layout = DType::new(dtype).layout();
-    measure(name, bytes, |bytes, scratch, out| codec::encode(Input { bytes, layout, base: None }, scratch, out));
+    measure(name, bytes, |bytes, scratch, out| {
+        codec::encode(Input { bytes, layout, base: None, small: false }, scratch, out)
+    });
 }
 
 /// That codec, whether or not it would be chosen.
 fn one(name: &str, id: CodecId, layout: Layout, bytes: &[u8]) {
     let codec = codec::by_id(id).expect("a codec of ours");
     measure(name, bytes, |bytes, scratch, out| {
-        codec.encode(Input { bytes, layout, base: None }, scratch, out);
+        codec.encode(Input { bytes, layout, base: None, small: false }, scratch, out);
         id
     });
 }

@@ -172,7 +172,7 @@ mod tests {
             let bytes: Vec<u8> = base.chunks_exact(4).flat_map(|base| target.cast(base)).collect();
             prop_assert!(is_cast(&bytes, layout, &base));
             let (mut scratch, mut body) = (Scratch::new(), Vec::new());
-            Cast.encode(Input { bytes: &bytes, layout, base: Some(&base) }, &mut scratch, &mut body);
+            Cast.encode(Input { bytes: &bytes, layout, base: Some(&base), small: false }, &mut scratch, &mut body);
             let mut out = vec![0xa5; bytes.len()];
             prop_assert_eq!(Cast.decode(&body, Base::Bytes(&base), &mut scratch, &mut out), Ok(()));
             prop_assert_eq!(out, bytes);

@@ -3,16 +3,27 @@
 //! Without a base, a look at a sample tells numbers from noise. With one, what a difference would take is counted
 //! over the whole chunk, which encoding it begins with anyway; the other codecs are judged by the sample.
 
-use super::{Codec, CodecId, Delta, Input, Planes, Raw, Scratch, Zstd, delta, pays, planes, zstd};
+use super::{Codec, CodecId, Delta, Input, Patch, Planes, Raw, Scratch, Zstd, delta, patch, pays, planes, zstd};
 use crate::tensor::Layout;
 
 /// Chooses a codec and appends the body that it makes to `out`: at most as many bytes as the chunk has. A base that is
 /// no help is not used: then the codec that is returned has none.
 pub fn encode(input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> CodecId {
     let start = out.len();
+    let patch = patch::promises(input);
+    if patch.is_some_and(|bytes| bytes <= SMALL.min(input.bytes.len() as u64 / 2)) {
+        Patch.encode(input, scratch, out);
+        return Patch.id();
+    }
     let alone = alone(input, scratch);
     let bytes_alone = alone.map_or(input.bytes.len() as u64, |(_, bytes)| bytes);
-    if let Some(plan) = delta::plan(input, scratch).filter(|plan| beats(plan.bytes, bytes_alone)) {
+    let plan = delta::plan(input, scratch);
+    let bytes_delta = plan.as_ref().map_or(u64::MAX, |plan| plan.bytes);
+    if patch.is_some_and(|bytes| bytes <= bytes_delta && beats(bytes, bytes_alone)) {
+        Patch.encode(input, scratch, out);
+        return Patch.id();
+    }
+    if let Some(plan) = plan.filter(|plan| beats(plan.bytes, bytes_alone)) {
         plan.encode(input, scratch, out);
         if pays(out.len() - start, input.bytes.len()) {
             return Delta.id();
@@ -40,6 +51,9 @@ fn alone(input: Input<'_>, scratch: &mut Scratch) -> Option<(&'static dyn Codec,
         }
     }
 }
+
+/// A patch of so few bytes is taken without a look at anything else, as long as the chunk has more.
+const SMALL: u64 = 64;
 
 /// A difference has to be smaller by a hundredth: it costs its readers the base.
 fn beats(delta: u64, alone: u64) -> bool {

@@ -32,10 +32,12 @@
 //! any element of the row has more. Element `i` comes from coder `i`. At the end each state is 32,768, and no word is
 //! left.
 
-use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes};
+use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts};
+use super::entropy::huffman::Compressor;
 use super::entropy::rans::{self, LANES, LEAST, Put, Words, WordsBack};
 use super::entropy::symbol::{self, SYMBOLS};
 use super::entropy::table::{BitReader, BitWriter, PARTS_BITS, Table};
+use super::entropy::{FRACTION, log2};
 use super::kernel::Kernel;
 use super::residual::{Elements, Kind};
 use super::scratch::at_least;
@@ -48,9 +50,6 @@ use crate::wire::{Reader, Write};
 pub struct Delta;
 
 const MASKED: u8 = 1 << 4;
-/// Rows are passed if one in so many at least is as it was: then it saves time, and hardly costs bytes.
-const PASS_FROM: usize = 8;
-
 /// What a coder needs for tables, words and rows.
 #[derive(Debug, Default)]
 pub(super) struct DeltaScratch {
@@ -80,7 +79,7 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let base = input.base.filter(|base| base.len() == input.bytes.len())?;
     let row_bytes = LANES * elements.width;
     let rows = input.bytes.len() / row_bytes;
-    let DeltaScratch { counts, mask, .. } = &mut scratch.delta;
+    let Scratch { matches, delta: DeltaScratch { counts, mask, .. }, .. } = scratch;
     let mask = at_least(mask, rows.div_ceil(8));
     mask.fill(0);
     let mut coded = 0;
@@ -90,14 +89,19 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
         mask[row / 8] |= u8::from(differs) << (row % 8);
         coded += usize::from(differs);
     }
-    if (rows - coded) * PASS_FROM < rows {
-        (0..rows).for_each(|row| mask[row / 8] |= 1 << (row % 8));
-        coded = rows;
-    }
     counts.clear();
     counts.resize(CONTEXTS, [0; SYMBOLS]);
     let counts: &mut [_; CONTEXTS] = counts.as_mut_slice().try_into().expect("a row for each context");
     Kernel::detect().count(elements, base, input.bytes, mask, counts);
+    if coded < rows && !pays_to_pass(input.small, mask, rows, coded, counts, matches) {
+        let ones = u8::MAX >> ((8 - rows % 8) % 8);
+        let last = mask.len() - 1;
+        mask.iter_mut().enumerate().for_each(|(n, bits)| *bits = !*bits & if n == last { ones } else { u8::MAX });
+        Kernel::detect().count(elements, base, input.bytes, mask, counts);
+        mask.fill(u8::MAX);
+        mask[last] = ones;
+        coded = rows;
+    }
     let raw_of = |symbol: usize| {
         let bits = if elements.width == 8 { symbol::raw_bits::<u64> } else { symbol::raw_bits::<u32> };
         u64::from(bits(symbol as u32))
@@ -111,6 +115,28 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let masked = if coded < rows { rows as u64 / 8 } else { 0 };
     let bytes = bits / 8 + masked + (states + tail) as u64 + 8;
     Some(Plan { elements, rows, coded, classes, raw_bits, bytes })
+}
+
+/// Whether it takes fewer bits to say which rows are coded than to code them all, or a few more if time counts too.
+/// `counts` is of the coded rows; in the others every symbol is 0.
+fn pays_to_pass(
+    small: bool,
+    mask: &[u8],
+    rows: usize,
+    coded: usize,
+    counts: &Counts,
+    matches: &mut Compressor,
+) -> bool {
+    // What it takes to tell zeros from others: the rest is the same.
+    let bits = |zeros: u64, all: u64| {
+        let weighted = |count: u64| count * log2(count as u32); // elements of a chunk
+        (weighted(all) - weighted(zeros) - weighted(all - zeros)) >> FRACTION
+    };
+    let zeros: u64 = counts.iter().map(|row| u64::from(row[0])).sum();
+    let (all, passed) = ((coded * LANES) as u64, ((rows - coded) * LANES) as u64);
+    let without = bits(zeros + passed, all + passed);
+    let bound = if small { without } else { without + without / 8 };
+    8 * matches.compress(mask).len() as u64 + bits(zeros, all) <= bound
 }
 
 impl Plan {

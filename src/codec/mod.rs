@@ -19,6 +19,7 @@
 //! | 2 | [`Zstd`] | one zstd frame |
 //! | 3 | [`Delta`] | differences to the elements of a base, coded by their odds given the exponents of the base |
 //! | 4 | [`Cast`] | to which type the base is rounded |
+//! | 5 | [`Patch`] | the few elements that are not those of the base |
 //!
 //! Each codec's module says exactly what its body is. A *zstd frame* is, wherever the word is used here, one frame as
 //! in RFC 8878: with its magic number and its content size, without a dictionary; a checksum, if there is one, must be
@@ -30,6 +31,7 @@ pub mod delta;
 mod entropy;
 mod kernel;
 mod noise;
+pub mod patch;
 pub mod planes;
 pub mod raw;
 mod residual;
@@ -44,6 +46,7 @@ use crate::tensor::Layout;
 pub use cast::{Cast, is_cast};
 pub use choose::encode;
 pub use delta::Delta;
+pub use patch::Patch;
 pub use planes::Planes;
 pub use raw::Raw;
 pub use scratch::Scratch;
@@ -64,6 +67,8 @@ impl CodecId {
     pub const DELTA: CodecId = CodecId(3);
     /// The id of [`Cast`].
     pub const CAST: CodecId = CodecId(4);
+    /// The id of [`Patch`].
+    pub const PATCH: CodecId = CodecId(5);
 }
 
 /// What a codec makes a body of.
@@ -75,6 +80,8 @@ pub struct Input<'a> {
     pub layout: Layout,
     /// The bytes of the base, for codecs that take one; the others ignore it.
     pub base: Option<&'a [u8]>,
+    /// Bytes count, and time does not.
+    pub small: bool,
 }
 
 /// Why a body could not be decoded.
@@ -133,6 +140,7 @@ pub fn by_id(id: CodecId) -> Option<&'static dyn Codec> {
         CodecId::ZSTD => &Zstd,
         CodecId::DELTA => &Delta,
         CodecId::CAST => &Cast,
+        CodecId::PATCH => &Patch,
         _ => return None,
     })
 }
@@ -150,6 +158,7 @@ pub fn name_of(id: CodecId) -> &'static str {
         CodecId::ZSTD => "zstd",
         CodecId::DELTA => "delta",
         CodecId::CAST => "cast",
+        CodecId::PATCH => "patch",
         _ => "unknown",
     }
 }
@@ -161,6 +170,7 @@ pub fn layout_of(id: CodecId, body: &[u8]) -> Layout {
         CodecId::PLANES => planes::layout_of(body),
         CodecId::DELTA => delta::layout_of(body),
         CodecId::CAST => cast::layout_of(body),
+        CodecId::PATCH => patch::layout_of(body),
         _ => Layout::Bytes,
     }
 }

@@ -26,7 +26,7 @@ proptest! {
     #[test]
     fn any_bytes_come_back(bytes in chunks(), layout in select(&LAYOUTS[..])) {
         let mut scratch = Scratch::new();
-        let input = Input { bytes: &bytes, layout, base: None };
+        let input = Input { bytes: &bytes, layout, base: None, small: false };
         for codec in CODECS {
             let mut body = b"before".to_vec();
             codec.encode(input, &mut scratch, &mut body);
@@ -51,7 +51,7 @@ proptest! {
             bytes[at.index(base.len())] ^= flip;
         }
         let mut scratch = Scratch::new();
-        let input = Input { bytes: &bytes, layout, base: Some(&base) };
+        let input = Input { bytes: &bytes, layout, base: Some(&base), small: false };
         let (mut body, mut again) = (Vec::new(), Vec::new());
         Delta.encode(input, &mut scratch, &mut body);
         Delta.encode(input, &mut Scratch::new(), &mut again);
@@ -60,6 +60,11 @@ proptest! {
             prop_assert_eq!(Delta.decode(&body, with, &mut scratch, &mut out), Ok(()));
             prop_assert_eq!(&out, &bytes);
         }
+        body.clear();
+        Patch.encode(input, &mut scratch, &mut body);
+        let mut out = vec![0xa5; bytes.len()];
+        prop_assert_eq!(Patch.decode(&body, Base::Bytes(&base), &mut scratch, &mut out), Ok(()));
+        prop_assert_eq!(&out, &bytes);
         body.clear();
         let id = encode(input, &mut scratch, &mut body);
         prop_assert!(body.len() <= bytes.len());
@@ -77,12 +82,15 @@ proptest! {
         let mut bytes = other.clone();
         bytes.resize(base.len(), 7);
         let mut body = Vec::new();
-        Delta.encode(Input { bytes: &bytes, layout, base: Some(&base) }, &mut scratch, &mut body);
+        let input = Input { bytes: &bytes, layout, base: Some(&base), small: true };
+        Delta.encode(input, &mut scratch, &mut body);
+        let cut = cut.index(body.len());
+        prop_assert!(Delta.decode(&body[..cut], Base::InPlace, &mut scratch, &mut base.clone()).is_err());
         let mut decoded = |body: &[u8], base: &[u8]| {
             let mut out = base.to_vec();
+            let _ = Patch.decode(body, Base::InPlace, &mut scratch, &mut base.to_vec());
             Delta.decode(body, Base::InPlace, &mut scratch, &mut out).map(|()| out)
         };
-        prop_assert!(decoded(&body[..cut.index(body.len())], &base).is_err());
         let _ = decoded(&body, &other);
         for (at, bit) in &flips {
             let at = at.index(body.len());
@@ -96,7 +104,7 @@ proptest! {
         let mut used = Scratch::new();
         for _ in 0..2 {
             for (bytes, layout) in &chunks {
-                let input = Input { bytes, layout: *layout, base: None };
+                let input = Input { bytes, layout: *layout, base: None, small: false };
                 let (mut once, mut again) = (Vec::new(), Vec::new());
                 prop_assert_eq!(encode(input, &mut used, &mut once), encode(input, &mut Scratch::new(), &mut again));
                 prop_assert_eq!(once, again);
@@ -115,7 +123,7 @@ proptest! {
         let mut scratch = Scratch::new();
         for codec in CODECS {
             let mut body = Vec::new();
-            codec.encode(Input { bytes: &bytes, layout, base: None }, &mut scratch, &mut body);
+            codec.encode(Input { bytes: &bytes, layout, base: None, small: false }, &mut scratch, &mut body);
             if !body.is_empty() {
                 let short = &body[..cut.index(body.len())];
                 prop_assert!(guarded(codec, short, bytes.len(), &mut scratch).is_err(), "{:?} cut", codec.id());
@@ -129,7 +137,7 @@ proptest! {
         }
         // And a scratch that met all this is as good as new.
         let mut body = Vec::new();
-        Planes.encode(Input { bytes: &bytes, layout, base: None }, &mut scratch, &mut body);
+        Planes.encode(Input { bytes: &bytes, layout, base: None, small: false }, &mut scratch, &mut body);
         let mut out = vec![0; bytes.len()];
         prop_assert_eq!(Planes.decode(&body, Base::None, &mut scratch, &mut out), Ok(()));
         prop_assert_eq!(out, bytes);
@@ -223,7 +231,7 @@ fn halves(floats: &[u8]) -> Vec<u8> {
 #[track_caller]
 fn encoded(bytes: &[u8], layout: Layout) -> (CodecId, Vec<u8>) {
     let mut body = Vec::new();
-    let id = encode(Input { bytes, layout, base: None }, &mut Scratch::new(), &mut body);
+    let id = encode(Input { bytes, layout, base: None, small: false }, &mut Scratch::new(), &mut body);
     let mut out = vec![0xa5; bytes.len()];
     decode(id, &body, Base::None, &mut Scratch::new(), &mut out).unwrap();
     assert!(out == bytes, "other bytes came back");
@@ -306,7 +314,7 @@ fn planes_are_as_documented() {
     assert_eq!(out, [9, 1, 9, 2, 9, 3, 9, 4]);
 
     let mut body = Vec::new();
-    let input = Input { bytes: &[0xff; 9], layout: BF16, base: None };
+    let input = Input { bytes: &[0xff; 9], layout: BF16, base: None, small: false };
     Planes.encode(input, &mut scratch, &mut body);
     assert_eq!(body, [0x82, 0b0101, 0, 0xff, 0xff, 0xff]);
 }
@@ -331,7 +339,7 @@ fn bodies_that_are_not_as_documented_are_refused() {
     }
 
     let mut frame = Vec::new();
-    Zstd.encode(Input { bytes: b"four", layout: Layout::Bytes, base: None }, &mut scratch, &mut frame);
+    Zstd.encode(Input { bytes: b"four", layout: Layout::Bytes, base: None, small: false }, &mut scratch, &mut frame);
     let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
     let without_size = [0x28, 0xb5, 0x2f, 0xfd, 0, 0x58, 0x21, 0, 0, 1, 2, 3, 4];
     let mut zstd = |body: &[u8], len| Zstd.decode(body, Base::None, &mut scratch, &mut vec![0; len]);

@@ -220,7 +220,7 @@ impl Rewriter {
             Some((chunk, how)) => {
                 self.base.resize(how.chunk_bytes as usize, 0);
                 set.read(chunk, &mut self.tool, &mut self.base)?;
-                Some(FrameBase { chunk, bytes: &self.base, depth: how.depth })
+                Some(FrameBase { chunk, bytes: &self.base, depth: how.depth, small: false })
             }
             None => None,
         };

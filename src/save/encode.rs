@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::base;
 use super::cut::{Part, Piece};
 use super::ingest::Bytes;
+use super::{Encoding, base};
 use crate::catalog::PackRow;
 use crate::codec::{Cast, Codec, CodecId, Input, Scratch, is_cast};
 use crate::error::{Error, Result};
@@ -51,8 +51,7 @@ pub(super) struct Shared<'a> {
     /// Where bases are taken from, if not from the reference.
     anchor: Option<&'a PackSet>,
     pub(super) lookup: Option<&'a Lookup>,
-    /// Frames to decode before one of this save, at most.
-    depth_max: u8,
+    encoding: Encoding,
     /// Chunks of this save that are in its packs already, each with its depth.
     pub(super) written: Mutex<HashMap<ChunkId, u8>>,
     spare: Mutex<Vec<Vec<u8>>>,
@@ -73,9 +72,9 @@ impl<'a> Shared<'a> {
         reference: Option<&'a PackSet>,
         anchor: Option<&'a PackSet>,
         lookup: Option<&'a Lookup>,
-        depth_max: u8,
+        encoding: Encoding,
     ) -> Shared<'a> {
-        Shared { parts, reference, anchor, lookup, depth_max, written: Mutex::default(), spare: Mutex::default() }
+        Shared { parts, reference, anchor, lookup, encoding, written: Mutex::default(), spare: Mutex::default() }
     }
 
     /// Takes back the buffer of a frame that was written.
@@ -164,7 +163,11 @@ impl<'a> Shared<'a> {
         let (codec, depth, bases) = (CodecId::CAST, 1, vec![source]);
         let mut frame = Vec::new();
         pack::put_frame_head(&mut frame, codec, depth, &bases);
-        Cast.encode(Input { bytes, layout: part.layout, base: Some(base) }, &mut Scratch::default(), &mut frame);
+        Cast.encode(
+            Input { bytes, layout: part.layout, base: Some(base), small: false },
+            &mut Scratch::default(),
+            &mut frame,
+        );
         Ok(Some((FrameInfo { chunk, chunk_bytes: bytes.len() as u32, codec, depth, bases }, frame)))
     }
 
@@ -178,7 +181,7 @@ impl<'a> Shared<'a> {
         buffer: &'b mut Vec<u8>,
     ) -> Option<FrameBase<'b>> {
         let set = self.bases()?;
-        let (chunk, depth) = base::choose(set, counterpart, self.depth_max)?;
+        let (chunk, depth) = base::choose(set, counterpart, self.encoding.depth_max())?;
         if set.how_stored(chunk)?.chunk_bytes as usize != length {
             return None;
         }
@@ -186,7 +189,7 @@ impl<'a> Shared<'a> {
             buffer.resize(length, 0);
         }
         set.read(chunk, tool, &mut buffer[..length]).ok()?;
-        Some(FrameBase { chunk, bytes: &buffer[..length], depth })
+        Some(FrameBase { chunk, bytes: &buffer[..length], depth, small: self.encoding == Encoding::Small })
     }
 }
 

@@ -80,7 +80,7 @@ pub enum Encoding {
     /// Up to 8.
     #[default]
     Balanced,
-    /// Up to 16.
+    /// Up to 16, and the fewest bytes for each.
     Small,
 }
 
@@ -190,7 +190,7 @@ impl Store {
         let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
-        let shared = Shared::new(&parts, known, bases, lookup.as_ref(), options.encoding.depth_max());
+        let shared = Shared::new(&parts, known, bases, lookup.as_ref(), options.encoding);
         let mut writer = Writer::new(&shared, known, packs);
         let mut cutter = Cutter::new(&parts, known, bases);
 

@@ -14,6 +14,8 @@ pub(crate) struct FrameBase<'a> {
     pub(crate) bytes: &'a [u8],
     /// Of the frame that it is read from.
     pub(crate) depth: u8,
+    /// Bytes count, and time does not.
+    pub(crate) small: bool,
 }
 
 /// Appends the frame of a chunk, with the base if that is of use, and makes sure that it can be decoded.
@@ -34,8 +36,9 @@ pub(crate) fn encode_frame(
     let start = frame.len();
     pack::put_frame_head(frame, CodecId(0), info.depth, &info.bases);
     let head = frame.len();
+    let small = base.is_some_and(|base| base.small);
     let base = base.map(|base| base.bytes);
-    info.codec = codec::encode(Input { bytes, layout, base }, scratch, frame);
+    info.codec = codec::encode(Input { bytes, layout, base, small }, scratch, frame);
     check.resize(bytes.len(), 0);
     let with = base.map_or(Base::None, Base::Bytes);
     let decoded = codec::decode(info.codec, &frame[head..], with, scratch, check);

@@ -461,7 +461,7 @@ class Chunks:
 
 # -- codecs
 
-BASES = {3: 1}  # of the codecs that have any
+BASES = {3: 1, 4: 1, 5: 1}  # of the codecs that have any
 
 
 def decode(codec, body, length, base=None):
@@ -474,6 +474,12 @@ def decode(codec, body, length, base=None):
     if codec == 3:
         require(len(base) == length, "a base of another length")
         return decode_delta(body, base)
+    if codec == 4:
+        require(len(base) == 2 * length, "a base of another length")
+        return decode_cast(body, base)
+    if codec == 5:
+        require(len(base) == length, "a base of another length")
+        return decode_patch(body, base)
     raise Refused(f"codec {codec} is unknown")
 
 
@@ -513,6 +519,29 @@ def decode_planes(body, length):
         one = elements.dtype.type(1)
         elements = elements >> one | elements << elements.dtype.type(8 * width - 1)
     return elements.tobytes() + bytes(tail)
+
+
+def decode_cast(body, base):
+    require(body in (b"\0", b"\1"), "a cast to an unknown type")
+    bits = numpy.frombuffer(base, "<u4").astype(numpy.int64)
+    nan = bits & 0x7FFFFFFF > 0x7F800000
+    if body == b"\1":
+        with numpy.errstate(all="ignore"):
+            halves = numpy.frombuffer(base, "<f4").astype("<f2").view("<u2")
+        return numpy.where(nan, bits >> 16 & 0x8000 | 0x7E00 | bits >> 13 & 0x3FF, halves).astype("<u2").tobytes()
+    return numpy.where(nan, 0x7FC0, bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype("<u2").tobytes()
+
+
+def decode_patch(body, base):
+    fields, data, at = Reader(body), bytearray(base), 0
+    width = fields.number(1)
+    require(width in (1, 2, 4, 8) and len(base) % width == 0, "elements of an unknown width")
+    while fields.at < len(body):
+        at += fields.varint() * width
+        require(at < len(data), "a change outside the chunk")
+        data[at : at + width] = fields.bytes(width)
+        at += width
+    return bytes(data)
 
 
 def decode_delta(body, base):

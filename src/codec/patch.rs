@@ -1,0 +1,98 @@
+//! The few elements that changed: for chunks of which nearly all is as it was, and for small ones, where the tables and
+//! states of [`delta`](super::delta) would weigh more than what they code.
+//!
+//! # Body
+//! One byte: `w`, the bytes of an element, one of 1, 2, 4, 8, which divides the length. Then for each changed element,
+//! in order: how many unchanged ones lie between it and the changed one before it, or the beginning, as a varint; and
+//! its `w` bytes. The base has as many bytes as the chunk.
+
+use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
+use crate::tensor::Layout;
+use crate::wire::{Reader, Write};
+
+/// Stores the elements that are not those of the base.
+#[derive(Clone, Copy, Debug)]
+pub struct Patch;
+
+/// Elements that changed, at most one in so many: with more the other codecs are smaller, and looking is in vain.
+const SPARSE: usize = 32;
+
+/// The length of the body, if few elements changed. A base of another length is none.
+pub(super) fn promises(input: Input<'_>) -> Option<u64> {
+    let base = input.base.filter(|base| base.len() == input.bytes.len())?;
+    let width = width_of(input);
+    let most = (input.bytes.len() / width / SPARSE).max(4);
+    let mut bytes = 1;
+    for (n, (gap, _)) in changes(input.bytes, base, width).enumerate() {
+        if n >= most {
+            return None;
+        }
+        bytes += (u64::BITS - (gap as u64 | 1).leading_zeros()).div_ceil(7) as u64 + width as u64;
+    }
+    Some(bytes)
+}
+
+/// The layout of the elements that a body was made of, as far as it tells: nearly always floats, of the kind that is usual
+/// for their width.
+pub(super) fn layout_of(body: &[u8]) -> Layout {
+    match body.first() {
+        Some(&width @ (2 | 4 | 8)) => Layout::Float { width, mantissa_bits: [7, 23, 52][width.ilog2() as usize - 1] },
+        _ => Layout::Bytes,
+    }
+}
+
+impl Codec for Patch {
+    fn id(&self) -> CodecId {
+        CodecId::PATCH
+    }
+
+    fn encode(&self, input: Input<'_>, _: &mut Scratch, out: &mut Vec<u8>) {
+        let base = input.base.filter(|base| base.len() == input.bytes.len()).expect("a base as long as the chunk");
+        let width = width_of(input);
+        out.put_u8(width as u8);
+        for (gap, element) in changes(input.bytes, base, width) {
+            out.put_varint(gap as u64);
+            out.put(element);
+        }
+    }
+
+    fn bases(&self) -> usize {
+        1
+    }
+
+    fn decode(&self, body: &[u8], base: Base<'_>, _: &mut Scratch, out: &mut [u8]) -> Result<(), CodecError> {
+        base.into_place(out)?;
+        let mut body = Reader::new(body);
+        let width = usize::from(body.u8().map_err(|_| CodecError("a patch without a width"))?);
+        if !matches!(width, 1 | 2 | 4 | 8) || !out.len().is_multiple_of(width) {
+            return Err(CodecError("elements of an unknown width"));
+        }
+        let mut elements = out.chunks_exact_mut(width);
+        while body.left() > 0 {
+            let gap = body.varint().ok().and_then(|gap| usize::try_from(gap).ok());
+            let element = gap.and_then(|gap| elements.nth(gap)).ok_or(CodecError("a change outside the chunk"))?;
+            element.copy_from_slice(body.bytes(width).map_err(|_| CodecError("half an element"))?);
+        }
+        Ok(())
+    }
+}
+
+fn width_of(input: Input<'_>) -> usize {
+    let width = input.layout.width();
+    if input.bytes.len().is_multiple_of(width) { width } else { 1 }
+}
+
+/// The changed elements, each with the number of unchanged ones before it.
+fn changes<'a>(bytes: &'a [u8], base: &'a [u8], width: usize) -> impl Iterator<Item = (usize, &'a [u8])> {
+    /// Elements that are compared at once.
+    const STRIDE: usize = 64;
+    let strides = bytes.chunks(STRIDE * width).zip(base.chunks(STRIDE * width)).enumerate();
+    let differing = strides.filter(|(_, (bytes, base))| bytes != base).flat_map(move |(stride, (bytes, base))| {
+        let elements = bytes.chunks_exact(width).zip(base.chunks_exact(width)).enumerate();
+        elements
+            .filter(|(_, (element, base))| element != base)
+            .map(move |(n, (element, _))| (stride * STRIDE + n, element))
+    });
+    let mut next = 0;
+    differing.map(move |(at, element)| (at - std::mem::replace(&mut next, at + 1), element))
+}
