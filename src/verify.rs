@@ -3,11 +3,12 @@
 //! Damage does not end it: what is found is collected, and for each damaged object the report names every checkpoint
 //! and every tensor that it reaches.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use crate::catalog::{CheckpointRow, Filter, PackRow, PackState};
+use crate::codec;
 use crate::error::{Error, Result};
 use crate::format::keys::Key;
 use crate::format::pack::{self, Footer};
@@ -203,7 +204,7 @@ impl Store {
                 || (ChunkTool::default(), Vec::new(), Vec::new()),
                 |(tool, frame, chunk): &mut (ChunkTool, Vec<u8>, Vec<u8>), (pack, row, set)| {
                     self.check_stop()?;
-                    // A difference is decoded where its base is: in the checkpoints that use it.
+                    // A difference is decoded when its base is: below.
                     let deep = depth == Depth::Deep && row.bases.is_empty();
                     let checked = if deep {
                         chunk.resize(row.chunk_bytes as usize, 0);
@@ -225,9 +226,28 @@ impl Store {
                     Ok(())
                 },
             )?;
+            if depth == Depth::Deep {
+                self.verify_differences(&whole, &findings)?;
+            }
         }
         self.monitor().end();
         Ok(findings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    /// Decodes every difference once: from each chunk that is stored without a base to all that rest on it.
+    fn verify_differences(&self, whole: &[(PackRow, Footer)], findings: &Mutex<Findings>) -> Result<()> {
+        let mut resting: HashMap<ChunkId, Vec<Difference<'_>>> = HashMap::new();
+        for (pack, row) in whole.iter().flat_map(|(pack, footer)| footer.rows.iter().map(move |row| (pack, row))) {
+            row.bases.iter().for_each(|base| resting.entry(*base).or_default().push(Difference { pack, row }));
+        }
+        let set = self.pack_set(whole.iter().map(|(pack, _)| pack.clone()).collect())?;
+        let roots = resting.keys().filter(|base| set.how_stored(**base).is_some_and(|how| how.depth == 0));
+        let chains = Chains { store: self, resting: &resting, seen: Mutex::default(), findings };
+        parallel::for_each(self.threads(), roots, ChunkTool::default, |tool: &mut ChunkTool, root| {
+            // A root that cannot be read is known by now, and so is what rests on it.
+            let Ok(bytes) = set.read_whole(*root, tool) else { return Ok(()) };
+            chains.follow(*root, &bytes, tool)
+        })
     }
 
     fn check_header(&self, pack: &PackRow) -> Result<()> {
@@ -274,6 +294,60 @@ impl Store {
             Err(error) => return Ok(vec![format!("everything (its manifest cannot be read: {})", said(&error))]),
         };
         manifest.lost(&|pack, chunk| findings.bad_chunks.contains(&(pack, chunk)))
+    }
+}
+
+/// A frame with a base.
+#[derive(Clone, Copy)]
+struct Difference<'a> {
+    pack: &'a PackRow,
+    row: &'a pack::Row,
+}
+
+/// Differences by what they rest on, while they are decoded.
+struct Chains<'a> {
+    store: &'a Store,
+    resting: &'a HashMap<ChunkId, Vec<Difference<'a>>>,
+    /// Chunks whose bytes were had, and what rests on them followed.
+    seen: Mutex<HashSet<ChunkId>>,
+    findings: &'a Mutex<Findings>,
+}
+
+impl Chains<'_> {
+    /// Decodes all that rests on a chunk of these bytes. Depths bound how far this goes.
+    fn follow(&self, chunk: ChunkId, bytes: &[u8], tool: &mut ChunkTool) -> Result<()> {
+        if !self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(chunk) {
+            return Ok(());
+        }
+        for difference in self.resting.get(&chunk).into_iter().flatten() {
+            self.store.check_stop()?;
+            let Difference { pack, row } = *difference;
+            let decoded = self.decode(*difference, bytes, tool);
+            {
+                let mut found = self.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                found.raw += u64::from(row.chunk_bytes);
+                if let Err(error) = &decoded {
+                    let object = Key::pack(pack.pack).to_string();
+                    found.damage.insert(Damage { object, chunk: Some(row.chunk), why: said(error) });
+                    found.bad_chunks.insert((pack.pack, row.chunk));
+                }
+            }
+            if let Ok(bytes) = decoded {
+                self.follow(row.chunk, &bytes, tool)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn decode(&self, Difference { pack, row }: Difference<'_>, base: &[u8], tool: &mut ChunkTool) -> Result<Vec<u8>> {
+        let bad = |why: String| Error::ChunkDamaged { chunk: row.chunk, pack: pack.pack, why };
+        let mut frame = vec![0; row.frame_bytes as usize];
+        self.store.read_frame(pack, row, &mut frame)?;
+        let body = pack::frame_body(&frame, row).map_err(|e| bad(e.0))?;
+        let mut bytes = vec![0; row.chunk_bytes as usize];
+        let decoded = codec::decode(row.codec, body, codec::Base::Bytes(base), &mut tool.scratch, &mut bytes);
+        decoded.map_err(|e| bad(e.to_string()))?;
+        if ChunkId::of(&bytes) == row.chunk { Ok(bytes) } else { Err(bad("its bytes have another hash".into())) }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use treering::Store;
 use treering::catalog::Filter;
-use treering::format::policy::{Keep, Policy};
+use treering::format::entry::Number;
+use treering::format::policy::{Keep, Mode, Policy};
 use treering::gc::GcOptions;
 use treering::save::{Encoding, Inputs, MemoryTensor, SaveOptions};
 use treering::tensor::{DType, TensorMeta};
@@ -149,6 +150,30 @@ fn saves_go_on_from_what_a_collection_left() {
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
 }
 
+/// What a policy will let go soon is no base: the best step, which stays, is the base of all that follow.
+#[test]
+fn bases_come_from_what_a_policy_keeps() {
+    let place = Place::new();
+    let store = &place.store;
+    store.set_mode("run", "loss", Mode::Min).unwrap();
+    let keeps = vec![Keep::Last(2), Keep::Best { metric: "loss".into(), n: 1 }];
+    store.set_policy("run", &Policy { keeps, thins: vec![] }).unwrap();
+    let mut drift = Drift::new(5);
+    for step in 0..8 {
+        let bytes = drift.bytes();
+        save(store, "run", step, &bytes, Encoding::Balanced);
+        let loss = if step == 2 { 0.0 } else { 1.0 };
+        let address = format!("run@{step}").parse().unwrap();
+        store.annotate(&address, [("loss".to_string(), Number(loss))].into(), None).unwrap();
+        store.gc(&GcOptions::default()).unwrap();
+        if step > 2 {
+            assert_eq!(depth(store, &format!("run@{step}")), depth(store, "run@2") + 1, "step {step}");
+            assert!(read(store, &format!("run@{step}")) == bytes);
+        }
+        drift.step();
+    }
+}
+
 /// A base may be dead in one run and live in another that was forked from it.
 #[test]
 fn a_base_that_another_run_keeps_stays() {
@@ -182,6 +207,37 @@ fn a_difference_of_another_run_is_shared_with_its_chain() {
     store.gc(&GcOptions::default()).unwrap();
     assert!(read(store, "b@0") == saved[3]);
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
+
+/// A damaged difference is found by decoding it, and so is everything that rests on it.
+#[test]
+fn damage_in_a_chain_reaches_what_rests_on_it() {
+    let place = Place::new();
+    let store = &place.store;
+    run_of(store, "run", 5, Encoding::Balanced);
+    let pack = store.checkpoint(&"run@2".parse().unwrap()).unwrap().tensors().unwrap()[0].packs[0];
+    let name = pack.to_string();
+    let path = store.root().join("packs").join(&name[..2]).join(&name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[1000] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+    let report = store.verify(Depth::Deep).unwrap();
+    assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
+    let affected: Vec<u64> = report.affected.iter().map(|affected| affected.checkpoint.step).collect();
+    assert_eq!(affected, [2, 3, 4]);
+    let mut sink = Vec::new();
+    let checkpoint = store.checkpoint(&"run@3".parse().unwrap()).unwrap();
+    assert!(checkpoint.read_tensor("w", &mut sink).is_err() && sink.is_empty());
+}
+
+/// A sound store is decoded as a whole: every frame, those with a base included, once.
+#[test]
+fn a_deep_look_decodes_differences_too() {
+    let place = Place::new();
+    run_of(&place.store, "run", 6, Encoding::Balanced);
+    let report = place.store.verify(Depth::Deep).unwrap();
+    assert!(report.is_sound(), "{:?}", report.damage);
+    assert!(report.raw_bytes >= 6 * 4 * ELEMENTS as u64, "{}", report.raw_bytes);
 }
 
 /// Weights in 32 bits and the model's 16-bit copy of them, under other names, the copy before and behind its source.
