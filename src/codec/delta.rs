@@ -34,7 +34,7 @@
 
 use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts};
 use super::entropy::huffman::Compressor;
-use super::entropy::rans::{self, LANES, LEAST, Put, Words, WordsBack};
+use super::entropy::rans::{self, LANES, LEAST, Put, ROW_WORDS, Words, WordsBack};
 use super::entropy::symbol::{self, SYMBOLS};
 use super::entropy::table::{BitReader, BitWriter, PARTS_BITS, Table};
 use super::entropy::{FRACTION, log2};
@@ -56,7 +56,7 @@ pub(super) struct DeltaScratch {
     counts: Vec<[u32; SYMBOLS]>,
     puts: Vec<Put>,
     slots: Vec<u32>,
-    words: Vec<u16>,
+    words: Vec<[u8; 2]>,
     /// A bit for each row: it is coded.
     mask: Vec<u8>,
 }
@@ -85,7 +85,8 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let mut coded = 0;
     let both = input.bytes.chunks_exact(row_bytes).zip(base.chunks_exact(row_bytes));
     for (row, (bytes, base)) in both.enumerate() {
-        let differs = bytes != base;
+        // Most rows of a dense change differ at once, which takes no call.
+        let differs = bytes[..LANES] != base[..LANES] || bytes != base;
         mask[row / 8] |= u8::from(differs) << (row % 8);
         coded += usize::from(differs);
     }
@@ -164,12 +165,12 @@ impl Plan {
         let puts = rans::puts(classes, puts);
         // A symbol adds 12 bits to a state at most; a word takes 16.
         let bits = (self.coded * LANES) as u64 * u64::from(PARTS_BITS) + self.raw_bits;
-        let mut words = WordsBack::new(at_least(words, bits.div_ceil(16) as usize + 2 * LANES));
+        let mut words = WordsBack::new(at_least(words, bits.div_ceil(16) as usize + ROW_WORDS));
         let mut states = [LEAST; LANES];
         let of_contexts = classes.of_contexts();
         Kernel::detect().encode(self.elements, base, input.bytes, mask, &of_contexts, puts, &mut states, &mut words);
         states.iter().for_each(|state| out.put_u32(*state));
-        out.extend(words.written().iter().flat_map(|word| word.to_le_bytes()));
+        out.put(words.written());
     }
 }
 

@@ -63,7 +63,7 @@ pub(crate) fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
     for table in &classes.tables {
         let mut begin = 0;
         for &parts in table.parts() {
-            room.push(Put::new(begin, parts));
+            room.push(if parts > 0 { Put::new(begin, parts) } else { Put::default() });
             begin += parts;
         }
     }
@@ -87,36 +87,37 @@ pub(crate) fn slots<'a>(classes: &Classes, room: &'a mut Vec<u32>) -> &'a [u32] 
     slots
 }
 
+/// More words than a row gives or takes: a coder has a word for the symbol, and one for each step of raw bits.
+pub(crate) const ROW_WORDS: usize = 256;
+const _: () = assert!(ROW_WORDS >= LANES * (1 + u64::BITS.div_ceil(RAW_STEP) as usize) && ROW_WORDS.is_power_of_two());
+
 /// Writes words from the end of a buffer to its front.
 #[derive(Debug)]
 pub(crate) struct WordsBack<'a> {
-    words: &'a mut [u16],
+    words: &'a mut [[u8; 2]],
     at: usize,
 }
 
 impl<'a> WordsBack<'a> {
-    pub(crate) fn new(words: &'a mut [u16]) -> WordsBack<'a> {
+    pub(crate) fn new(words: &'a mut [[u8; 2]]) -> WordsBack<'a> {
         WordsBack { at: words.len(), words }
     }
 
-    /// The words that were written.
-    pub(crate) fn written(&self) -> &[u16] {
-        &self.words[self.at..]
+    /// The bytes of the words that were written.
+    pub(crate) fn written(&self) -> &[u8] {
+        self.words[self.at..].as_flattened()
     }
 
-    /// The last eight words before what was written, of which the last `count` count as written from now on.
+    /// Where the words of a row go, from the end to the front.
     #[inline(always)]
-    pub(crate) fn before(&mut self, count: usize) -> &mut [u16; 8] {
-        let (free, _) = self.words.split_at_mut(self.at);
+    pub(crate) fn room(&mut self) -> &mut [[u8; 2]; ROW_WORDS] {
+        self.words[..self.at].last_chunk_mut().expect("a buffer with room for one row more")
+    }
+
+    /// So many words at the end of the room count as written from now on.
+    #[inline(always)]
+    pub(crate) fn wrote(&mut self, count: usize) {
         self.at -= count;
-        free.last_chunk_mut().expect("a buffer with room for one row more")
-    }
-
-    /// Writes `word`, or leaves what is there.
-    #[inline(always)]
-    fn push(&mut self, word: u16, really: bool) {
-        self.words[self.at - 1] = word;
-        self.at -= usize::from(really);
     }
 }
 
@@ -125,30 +126,41 @@ impl<'a> WordsBack<'a> {
 pub(crate) struct Words<'a> {
     words: &'a [[u8; 2]],
     at: usize,
+    /// The last words, with zeros behind them.
+    last: [[u8; 2]; ROW_WORDS],
 }
 
 impl<'a> Words<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Result<Words<'a>, CodecError> {
         match bytes.as_chunks() {
-            (words, []) => Ok(Words { words, at: 0 }),
+            (words, []) => Ok(Words { words, at: 0, last: [[0; 2]; ROW_WORDS] }),
             _ => Err(CodecError("half a word")),
         }
     }
 
+    /// The next words, enough for a row; zeros where there are none.
     #[inline(always)]
-    fn next(&self) -> u32 {
-        self.words.get(self.at).map_or(0, |word| u16::from_le_bytes(*word).into())
+    pub(crate) fn ahead(&mut self) -> &[[u8; 2]; ROW_WORDS] {
+        match self.words.get(self.at..).and_then(|words| words.first_chunk()) {
+            Some(ahead) => ahead,
+            None => self.ahead_at_the_end(),
+        }
     }
 
-    /// The next eight words, zeros where there are none, of which the first `count` count as read.
+    #[cold]
+    #[inline(never)]
+    fn ahead_at_the_end(&mut self) -> &[[u8; 2]; ROW_WORDS] {
+        let left = self.words.get(self.at..).unwrap_or_default();
+        let (there, behind) = self.last.split_at_mut(left.len());
+        there.copy_from_slice(left);
+        behind.fill([0; 2]);
+        &self.last
+    }
+
+    /// So many of those ahead count as read from now on.
     #[inline(always)]
-    pub(crate) fn take(&mut self, count: usize) -> [[u8; 2]; 8] {
-        let next = match self.words.get(self.at..).and_then(|words| words.first_chunk()) {
-            Some(next) => *next,
-            None => std::array::from_fn(|i| self.words.get(self.at + i).copied().unwrap_or_default()),
-        };
+    pub(crate) fn took(&mut self, count: usize) {
         self.at += count;
-        next
     }
 
     /// All were read, and no more.
@@ -202,24 +214,29 @@ pub(crate) fn encode_row<L: Lane>(
         (row.symbol[lane], row.raw_bits[lane], row.low[lane]) = (symbol, raw_bits, low);
         row.class[lane] = residual.context(bases[lane]);
     }
+    let room = words.room();
+    let mut count = 0;
+    // Writes a word, or leaves what is there.
+    let mut give = |state: u32, full: bool| {
+        room[(ROW_WORDS - 1 - count) % ROW_WORDS] = (state as u16).to_le_bytes();
+        count += usize::from(full);
+        if full { state >> 16 } else { state }
+    };
     let most = row.raw_bits.iter().fold(0, |most, bits| most.max(*bits));
     for step in (0..most.div_ceil(RAW_STEP)).rev() {
         for lane in (0..LANES).rev() {
             let bits = row.raw_bits[lane].saturating_sub(step * RAW_STEP).min(RAW_STEP);
             let raw = (row.low[lane] >> (step * RAW_STEP)).low_bits() & ((1 << bits) - 1);
             let full = states[lane] >= 1 << (STATE_BITS - bits);
-            words.push(states[lane] as u16, full);
-            let state = if full { states[lane] >> 16 } else { states[lane] };
-            states[lane] = state << bits | raw;
+            states[lane] = give(states[lane], full) << bits | raw;
         }
     }
     for lane in (0..LANES).rev() {
         let class = usize::from(classes[row.class[lane] as usize]);
         let put = puts[class * SYMBOLS + row.symbol[lane] as usize];
-        let full = states[lane] >= put.limit;
-        words.push(states[lane] as u16, full);
-        states[lane] = put.into(if full { states[lane] >> 16 } else { states[lane] });
+        states[lane] = put.into(give(states[lane], states[lane] >= put.limit));
     }
+    words.wrote(count);
 }
 
 /// Takes a row out of the states: `elements` holds the bases, and then what was saved.
@@ -236,11 +253,19 @@ pub(crate) fn decode_row<L: Lane>(
     for (class, &base) in row.class.iter_mut().zip(elements.iter()) {
         *class = u32::from(classes[residual.context(base) as usize]);
     }
+    let ahead = words.ahead();
+    let mut count = 0;
+    let mut refill = |state: u32| {
+        let small = state < LEAST;
+        let filled = state << 16 | u32::from(u16::from_le_bytes(ahead[count % ROW_WORDS]));
+        count += usize::from(small);
+        if small { filled } else { state }
+    };
     for lane in 0..LANES {
         let state = states[lane];
         let slot = slots[(row.class[lane] * PARTS + state % PARTS) as usize];
         row.symbol[lane] = slot & 0xff;
-        states[lane] = refill(((slot >> 8 & 0xfff) + 1) * (state >> PARTS_BITS) + (slot >> 20), words);
+        states[lane] = refill(((slot >> 8 & 0xfff) + 1) * (state >> PARTS_BITS) + (slot >> 20));
     }
     for (bits, &symbol) in row.raw_bits.iter_mut().zip(&row.symbol) {
         *bits = symbol::raw_bits::<L>(symbol);
@@ -250,18 +275,11 @@ pub(crate) fn decode_row<L: Lane>(
         for ((state, &bits), low) in states.iter_mut().zip(&row.raw_bits).zip(&mut row.low) {
             let bits = bits.saturating_sub(step * RAW_STEP).min(RAW_STEP);
             *low = *low | L::from_bits(*state & ((1 << bits) - 1)) << (step * RAW_STEP);
-            *state = refill(*state >> bits, words);
+            *state = refill(*state >> bits);
         }
     }
+    words.took(count);
     for (lane, element) in elements.iter_mut().enumerate() {
         *element = residual.apply(*element, symbol::join(row.symbol[lane], row.low[lane]));
     }
-}
-
-#[inline(always)]
-fn refill(state: u32, words: &mut Words<'_>) -> u32 {
-    let small = state < LEAST;
-    let filled = if small { state << 16 | words.next() } else { state };
-    words.at += usize::from(small);
-    filled
 }

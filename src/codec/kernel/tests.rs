@@ -57,10 +57,10 @@ proptest! {
         let (puts, slots, of_contexts) =
             (puts(&classes, &mut put_room), slots(&classes, &mut slot_room), classes.of_contexts());
         let encoded = |kernel: Kernel| {
-            let (mut states, mut buffer) = ([LEAST; LANES], vec![0; 8 * rows * LANES + 64]);
+            let (mut states, mut buffer) = ([LEAST; LANES], vec![[0; 2]; 8 * rows * LANES + 64]);
             let mut words = WordsBack::new(&mut buffer);
             kernel.encode(elements, &base, &bytes, &mask, &of_contexts, puts, &mut states, &mut words);
-            (states, words.written().iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>())
+            (states, words.written().to_vec())
         };
         let expected = encoded(Kernel::Portable);
         for kernel in Kernel::all() {
