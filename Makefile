@@ -9,10 +9,11 @@ reader := target/venv/ready
 endif
 export TREERING_PYTHON
 
-.PHONY: help demo test bench lint fmt
+.PHONY: help demo session test bench lint fmt
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
+	@echo "make session record the demo anew, as the README shows it"
 	@echo "make test    all tests"
 	@echo "make bench   all benchmarks"
 	@echo "make lint    format, clippy, documentation, dependencies"
@@ -25,6 +26,11 @@ demo:
 test: $(reader)
 	$(CARGO) test --lib --bins --tests
 	$(CARGO) test --doc
+
+# The README's picture of a terminal, from what the demo prints.
+session:
+	$(CARGO) build --release --quiet
+	$(PYTHON) docs/session.py > docs/session.svg
 
 bench:
 	$(CARGO) bench --bench '*'

@@ -158,6 +158,12 @@ fn what_goes_in_comes_out() {
     assert_eq!(csv.lines().count(), 2);
     assert!(succeeds(here, "--help").find("save").unwrap() < succeeds(here, "--help").find("doctor").unwrap());
     assert!(succeeds(here, "completions bash").contains("treering"));
+    succeeds(here, "man pages");
+    let page = std::fs::read_to_string(here.join("pages/treering.1")).unwrap();
+    let places = [".SH Commands", "treering\\-save(1)", "treering\\-verify(1)", ".SH History", "treering\\-fork(1)"];
+    let found: Vec<_> = places.iter().map(|text| page.find(text)).collect();
+    assert!(found.is_sorted() && found[0].is_some(), "{found:?}");
+    assert!(std::fs::read_to_string(here.join("pages/treering-save.1")).unwrap().contains("EXTRA"));
 }
 
 #[test]

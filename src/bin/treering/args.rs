@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Stats, Verify};
 pub(crate) use filter::Filter;
-pub(crate) use help::command;
+pub(crate) use help::{GROUPS, command};
 pub(crate) use history::{Best, Fork, Lease, Log, Metric, Runs, Show, Watch, Why};
 pub(crate) use keep::{Forget, Gc, Policy, Undo};
 pub(crate) use read::{Cat, Export, Restore, State};

@@ -11,7 +11,7 @@ use clap::builder::styling::Styles;
 use super::Cli;
 
 /// Which commands stand together, what most people need first. A test holds that each command is in one group.
-pub(super) const GROUPS: &[(&str, &[&str])] = &[
+pub(crate) const GROUPS: &[(&str, &[&str])] = &[
     ("Commands", &["save", "log", "best", "restore", "policy", "gc", "verify"]),
     ("Getting started", &["init", "demo", "completions"]),
     ("History", &["runs", "show", "why", "metric", "annotate", "tag", "untag", "fork", "watch"]),

@@ -189,4 +189,7 @@ pub(crate) struct Demo {
     /// The part that is run in a process of its own, to be killed.
     #[arg(long, hide = true, value_name = "STEPS")]
     pub(crate) train_until: Option<u64>,
+    /// The step in the middle of whose save that process waits for its end.
+    #[arg(long, hide = true, value_name = "STEP", requires = "train_until")]
+    pub(crate) killed_at: Option<u64>,
 }

@@ -7,12 +7,15 @@ mod model;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use treering::catalog::Filter;
 use treering::format::entry::Number;
 use treering::format::policy::{Keep, Mode, Policy, Rule};
 use treering::gc::GcOptions;
+use treering::monitor::Monitor;
 use treering::restore::RestoreOptions;
 use treering::save::{Inputs, MemoryTensor, SaveOptions};
 use treering::store::{Address, Options, Store};
@@ -30,10 +33,12 @@ const STEPS: u64 = 100;
 const EVERY: u64 = 5;
 /// The save in whose middle the training is killed.
 const KILLED_AT: u64 = 45;
+/// The file that shows that it is there.
+const IN_A_SAVE: &str = "in-a-save";
 
 pub(crate) fn run(args: &Demo, context: &Context) -> Result<ExitCode> {
     if let (Some(until), Some(folder)) = (args.train_until, &args.dir) {
-        return train(folder, until).map(|()| ExitCode::SUCCESS);
+        return train(folder, until, args.killed_at).map(|()| ExitCode::SUCCESS);
     }
     let folder = Folder::new(args.dir.clone())?;
     let told = tell(&folder.path, context);
@@ -103,35 +108,45 @@ fn in_another_process(folder: &Path, kill: bool) -> Result<String> {
         .arg(folder)
         .args(["--train-until", &STEPS.to_string()])
         .stdin(Stdio::null());
+    if kill {
+        command.args(["--killed-at", &KILLED_AT.to_string()]);
+    }
     let mut child = command.spawn().map_err(own)?;
-    let staged = || {
-        std::fs::read_dir(store_path(folder).join("tmp"))
-            .map_or(0, |dir| dir.flatten().filter(|e| e.path().is_dir()).count())
-    };
-    let marker = folder.join("saving");
-    let started = Instant::now();
-    while kill && started.elapsed() < Duration::from_secs(60) {
-        // The trainer writes down which step it saves; a folder in tmp/ shows that the save is under way.
-        let saving = std::fs::read_to_string(&marker).ok().and_then(|step| step.parse::<u64>().ok());
-        if saving >= Some(KILLED_AT) && staged() > 0 {
+    while kill && child.try_wait().map_err(own)?.is_none() {
+        if folder.join(IN_A_SAVE).exists() {
             child.kill().map_err(own)?;
             break;
         }
-        if child.try_wait().map_err(own)?.is_some() {
-            break;
-        }
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_millis(1));
     }
     let status = child.wait().map_err(own)?;
-    if !kill && !status.success() {
+    if kill == status.success() {
         return Err(Error::Bug(format!("the training ended with {status}")));
     }
     Ok(status.to_string())
 }
 
+/// In the save of the step before which it was told: the tensors are written, and nothing is committed. There it waits
+/// to be killed.
+#[derive(Debug)]
+struct Victim {
+    marker: PathBuf,
+    waits: AtomicBool,
+}
+
+impl Monitor for Victim {
+    fn end(&self) {
+        if self.waits.load(Ordering::Relaxed) && std::fs::write(&self.marker, "").is_ok() {
+            // Not for ever: whoever was to kill it may have died first.
+            std::thread::sleep(Duration::from_secs(60));
+        }
+    }
+}
+
 /// Trains from the newest checkpoint, or from the beginning, and saves every few steps.
-fn train(folder: &Path, until: u64) -> Result<()> {
-    let store = Store::open(store_path(folder), Options::default())?;
+fn train(folder: &Path, until: u64, killed_at: Option<u64>) -> Result<()> {
+    let victim = Arc::new(Victim { marker: folder.join(IN_A_SAVE), waits: AtomicBool::new(false) });
+    let store = Store::open(store_path(folder), Options::default())?.with_monitor(victim.clone());
     let mut model = Model::new(SEED);
     match store.checkpoint(&address("latest")?) {
         Ok(checkpoint) => load(&mut model, &checkpoint)?,
@@ -143,12 +158,10 @@ fn train(folder: &Path, until: u64) -> Result<()> {
         let step = model.step();
         if step.is_multiple_of(EVERY) {
             let (val_loss, accuracy) = model.validate();
-            let write = |path: PathBuf, bytes: &[u8]| {
-                std::fs::write(&path, bytes).map_err(|source| Error::Io { op: "write", path, source })
-            };
             // What the file of the best step has to be compared with later.
-            write(plain_path(folder, step), &plain(&model))?;
-            write(folder.join("saving"), step.to_string().as_bytes())?;
+            let path = plain_path(folder, step);
+            std::fs::write(&path, plain(&model)).map_err(|source| Error::Io { op: "write", path, source })?;
+            victim.waits.store(killed_at == Some(step), Ordering::Relaxed);
             let metrics = [("train_loss", loss), ("val_loss", val_loss), ("val_accuracy", accuracy)];
             let options = SaveOptions {
                 run: RUN.into(),
