@@ -196,6 +196,9 @@ pub fn plan_shards(tensors: &[TensorMeta], max_bytes: u64) -> Vec<Range<usize>> 
     shards
 }
 
+/// The end of the name of an index, behind the stem that its shards have.
+pub const INDEX_SUFFIX: &str = ".safetensors.index.json";
+
 /// The name of shard `i`, counted from 0, of `n`: `model-00001-of-00003.safetensors`.
 pub fn shard_name(stem: &str, i: usize, n: usize) -> String {
     format!("{stem}-{:05}-of-{n:05}.safetensors", i + 1)

@@ -211,14 +211,13 @@ pub(super) fn selected(
     if sharded {
         let list: Vec<(String, &[TensorMeta])> =
             files.iter().zip(&shards).map(|(file, range)| (file.name.clone(), &metas[range.clone()])).collect();
-        let mut index = OutFile::new("model.safetensors.index.json");
+        let mut index = OutFile::new(&format!("model{}", safetensors::INDEX_SUFFIX));
         index.push(Source::Made(safetensors::write_index(&list)));
         files.push(index);
     }
-    // A selection of everything that is left brings the side files along.
-    let everything = selection.is_all();
-    if everything {
-        files.extend(side_files(manifest));
+    // A selection of everything that is left brings the side files along, but no index of files that are no more.
+    if selection.is_all() {
+        files.extend(side_files(manifest).filter(|file| !file.name.ends_with(safetensors::INDEX_SUFFIX)));
     }
     let folder = sharded || shard_bytes.is_some() || files.len() > 1;
     Ok(Plan { folder, files, tensors: chosen.len() as u64, identical: false })

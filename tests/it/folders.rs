@@ -143,6 +143,24 @@ fn shards_are_bounded_and_have_an_index() {
 }
 
 #[test]
+fn other_shards_have_another_index() {
+    let place = Place::new();
+    place.save("llm", 1, &model_folder(&place));
+    let out = place.path("one");
+    let names =
+        restore(&place, "llm@1", &out, &RestoreOptions { max_shard_bytes: Some(1 << 30), ..Default::default() });
+    assert_eq!(names.unwrap(), set(&["model.a", "model.b", "lm_head"]));
+    // All else is there as it was.
+    let left: Vec<_> = files_below(&out).into_iter().map(|p| p.strip_prefix(&out).unwrap().to_path_buf()).collect();
+    let expected = ["model.safetensors", "tokenizer/deep/merges.txt", "tokenizer/empty"].map(PathBuf::from);
+    assert_eq!(left, expected);
+    let out = place.path("many");
+    restore(&place, "llm@1", &out, &RestoreOptions { max_shard_bytes: Some(500_000), ..Default::default() }).unwrap();
+    let index = std::fs::read_to_string(out.join("model.safetensors.index.json")).unwrap();
+    assert!(index.contains("model-00002-of-00002.safetensors"), "{index}");
+}
+
+#[test]
 fn an_output_that_exists_stays_unless_forced() {
     let place = Place::new();
     let file = place.file("a.safetensors", &[floats("model.a", 100, 1)]);
