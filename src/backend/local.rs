@@ -83,8 +83,23 @@ impl LocalBackend {
         self.disk.sync_folder(path).context("sync folder", path)
     }
 
+    /// Does what needs the folder of this path, which a copy of a store may lack if it was empty: then it is made.
+    fn in_folder<T>(&self, path: &Path, act: &dyn Fn() -> io::Result<T>) -> io::Result<T> {
+        match (act(), path.parent()) {
+            (Err(e), Some(folder)) if e.kind() == io::ErrorKind::NotFound && folder != self.root => {
+                match self.in_folder(folder, &|| self.disk.make_folder(folder)) {
+                    Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+                    _ => folder.parent().map_or(Ok(()), |above| self.disk.sync_folder(above))?,
+                }
+                act()
+            }
+            (done, _) => done,
+        }
+    }
+
     fn write_new(&self, path: &Path, bytes: &[u8]) -> Result<()> {
-        let written = self.disk.create(path).context("create", path).and_then(|mut file| {
+        let created = self.in_folder(path, &|| self.disk.create(path)).context("create", path);
+        let written = created.and_then(|mut file| {
             file.append(bytes).context("write", path)?;
             file.sync().context("sync", path)
         });
@@ -96,7 +111,7 @@ impl LocalBackend {
 
     fn link_new(&self, from: &Path, key: &Key) -> Result<()> {
         let to = self.path(key);
-        self.disk.link(from, &to).map_err(|source| match source.kind() {
+        self.in_folder(&to, &|| self.disk.link(from, &to)).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => Error::ObjectExists { object: key.to_string() },
             io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied if !self.may_link() => Error::Unsupported {
                 what: format!("the file system at {} has no hard links, which a store needs", self.root.display()),
@@ -145,7 +160,10 @@ impl Backend for LocalBackend {
     fn begin(&self, save: SaveId) -> Result<Box<dyn Staging>> {
         let folder = self.root.join(keys::tmp_folder(save));
         for _ in 0..BEGIN_TRIES {
-            self.make_folder(&folder)?;
+            match self.in_folder(&folder, &|| self.disk.make_folder(&folder)) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.context("create folder", &folder)?,
+            }
             // A collection that looks at just this moment may take the lock, or the folder, for that of a dead save.
             match self.disk.lock(&folder.join(LOCK)) {
                 Ok(Some(lock)) => {

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::ingest::Bytes;
 use crate::chunk::{self, inherit};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::manifest::{Recipe, Stored};
 use crate::id::ChunkId;
 use crate::store::{ChunkTool, PackSet};
@@ -65,6 +65,8 @@ pub(super) struct Cutter<'a> {
     /// The chunks of the part's counterpart in `bases`, by their offsets.
     anchor: HashMap<u64, (ChunkId, u32)>,
     window: Vec<u8>,
+    /// Why a counterpart could not be read: the first time that this happened.
+    pub(super) unreadable: Option<Error>,
 }
 
 /// How the rest of a part is cut.
@@ -94,6 +96,7 @@ impl<'a> Cutter<'a> {
             cuts: Cuts::Unknown,
             anchor: HashMap::new(),
             window: Vec::new(),
+            unreadable: None,
         }
     }
 
@@ -199,8 +202,14 @@ impl<'a> Cutter<'a> {
             return Ok(Cuts::Halves(lengths.iter().map(|length| length / 2).collect(), 0));
         }
         let (Some((stored, same_shape)), Some(chunks)) = (part.counterpart, self.chunks) else { return Ok(by_content) };
-        // A counterpart that cannot be read is no help; the save does not depend on it.
-        let Ok(Recipe(theirs)) = chunks.recipe(&stored, &mut self.tool) else { return Ok(by_content) };
+        let theirs = match chunks.recipe(&stored, &mut self.tool) {
+            Ok(Recipe(theirs)) => theirs,
+            // It is no help; the save does not depend on it.
+            Err(error) => {
+                self.unreadable.get_or_insert(error);
+                return Ok(by_content);
+            }
+        };
         if stored.bytes == part.length && same_shape {
             return Ok(Cuts::Fixed(theirs, 0));
         }

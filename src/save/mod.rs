@@ -207,6 +207,9 @@ impl Store {
             },
         )?;
         self.monitor().end();
+        if let Some(why) = &cutter.unreadable {
+            self.monitor().warn(&format!("what was saved before cannot be compared with everywhere: {why}"));
+        }
 
         let root = put_manifest(&mut writer, inputs, &schema, &schema_bytes, state.is_some())?;
         let manifest = writer.put_bytes(&root.encode())?;

@@ -1,6 +1,11 @@
 //! A file that is saved and restored is the same file.
 
-use crate::helpers::{Place, floats};
+use std::sync::{Arc, Mutex};
+
+use treering::monitor::Monitor;
+use treering::save::Inputs;
+
+use crate::helpers::{Place, at, floats, options};
 
 #[test]
 fn a_file_comes_back_byte_for_byte() {
@@ -50,4 +55,58 @@ fn frames_of_all_sizes_lie_in_order() {
     place.save("r", 1, &file);
     place.assert_restores("r@1", &file);
     assert!(place.store.verify(treering::verify::Depth::Deep).unwrap().is_sound());
+}
+
+#[test]
+fn a_copy_without_its_empty_folders_is_saved_into() {
+    let place = Place::new();
+    let one = place.file("1.safetensors", &[floats("model.a", 5000, 1)]);
+    let two = place.file("2.safetensors", &[floats("model.a", 5000, 2)]);
+    let bare = |place: &Place| {
+        std::fs::remove_file(place.store.root().join("tmp/reserve")).unwrap();
+        for name in treering::format::keys::folders() {
+            // Those with something in them stay.
+            let _ = std::fs::remove_dir(place.store.root().join(name));
+        }
+        assert!(!place.store.root().join("tmp").exists());
+    };
+    bare(&place);
+    assert!(!place.store.root().join("log").exists());
+    place.save("r", 1, &one);
+    place.gc();
+    bare(&place);
+    place.store.tag(&at("r@1"), &["first".into()], &[]).unwrap();
+    place.save("r", 2, &two);
+    place.assert_restores("r@1", &one);
+    place.assert_restores("r@2", &two);
+}
+
+/// What the monitor was warned of.
+#[derive(Debug, Default)]
+struct Warnings(Mutex<Vec<String>>);
+
+impl Monitor for Warnings {
+    fn warn(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_string());
+    }
+}
+
+#[test]
+fn a_counterpart_that_cannot_be_read_is_told_of() {
+    let place = Place::new();
+    let one = place.file("1.safetensors", &[floats("model.a", 1_500_000, 1), floats("model.b", 1_500_000, 2)]);
+    place.save("r", 1, &one);
+    let pack = &place.packs()[0];
+    let mut bytes = std::fs::read(pack).unwrap();
+    let recipe = bytes.windows(4).position(|four| four == b"TRRC").unwrap();
+    bytes[recipe + 20] ^= 1;
+    std::fs::write(pack, bytes).unwrap();
+
+    let warnings = Arc::new(Warnings::default());
+    let store = place.reopened().with_monitor(warnings.clone());
+    let two = place.file("2.safetensors", &[floats("model.a", 1_500_000, 3), floats("model.b", 1_500_000, 4)]);
+    store.save(&Inputs::paths(&[(None, two.clone())], false).unwrap(), &options("r", 2)).unwrap();
+    let said = warnings.0.lock().unwrap();
+    assert!(said.len() == 1 && said[0].contains("is damaged"), "{said:?}");
+    place.assert_restores("r@2", &two);
 }
