@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::GcVerdict;
 use crate::catalog::{Catalog, PackRow};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
@@ -23,7 +24,7 @@ pub(super) type Copy = (PackId, ChunkId);
 pub(super) struct Marked {
     /// The slots of the checkpoints that were looked at.
     users: BTreeSet<u64>,
-    /// The packs whose every user was looked at.
+    /// The packs that somebody needs, and whose every user was looked at.
     packs: HashSet<PackId>,
     /// Every frame that those checkpoints read.
     used: HashMap<Copy, Used>,
@@ -50,10 +51,14 @@ pub(super) enum Fate {
 }
 
 impl Store {
-    /// Reads the manifests of every checkpoint that needs one of these packs.
-    pub(super) fn mark(&self, packs: &[PackRow]) -> Result<Marked> {
+    /// Reads the manifests of every checkpoint that needs one of these packs. Those that the verdicts let go, and the
+    /// components that they drop, need nothing: that is for a collection which is only planned.
+    pub(super) fn mark(&self, packs: &[PackRow], planned: &[GcVerdict]) -> Result<Marked> {
+        let planned: HashMap<u64, &GcVerdict> = planned.iter().map(|v| (v.checkpoint.slot, v)).collect();
+        let goes = |slot: &u64| planned.get(slot).is_some_and(|verdict| verdict.goes());
         let rows: BTreeSet<i64> = packs.iter().map(|pack| pack.row).collect();
-        let users = self.catalog().users_of(&rows)?;
+        let mut users = self.catalog().users_of(&rows)?;
+        users.retain(|(slot, _)| !goes(slot));
         let mut counts: HashMap<i64, usize> = HashMap::new();
         for row in users.iter().flat_map(|(_, set)| set.intersection(&rows)) {
             *counts.entry(*row).or_default() += 1;
@@ -61,7 +66,8 @@ impl Store {
         let small: BTreeSet<i64> =
             rows.iter().copied().filter(|row| counts.get(row).copied().unwrap_or(0) <= USERS_MAX).collect();
         let mut marked = Marked::default();
-        marked.packs.extend(packs.iter().filter(|pack| small.contains(&pack.row)).map(|pack| pack.pack));
+        let known = packs.iter().filter(|pack| small.contains(&pack.row) && counts.contains_key(&pack.row));
+        marked.packs.extend(known.map(|pack| pack.pack));
         marked.users = users.iter().map(|(slot, _)| *slot).collect();
         for (slot, set) in users {
             if set.is_disjoint(&small) {
@@ -70,7 +76,10 @@ impl Store {
             self.check_stop()?;
             let Some(row) = self.catalog().checkpoint(slot)? else { continue };
             // A manifest that cannot be read keeps everything it may need: the error ends the collection.
-            let manifest = Manifest::open(self, row)?;
+            let mut manifest = Manifest::open(self, row)?;
+            if let Some(verdict) = planned.get(&slot).filter(|verdict| !verdict.thin.is_empty()) {
+                manifest.drop_components(&verdict.thin);
+            }
             for chunk in manifest.all_chunks()? {
                 marked.live.insert(chunk);
                 marked.add(&manifest, slot, chunk)?;
@@ -86,7 +95,7 @@ impl Marked {
         Ok(catalog.users_of(packs)?.iter().all(|(slot, _)| self.users.contains(slot)))
     }
 
-    /// True if everyone who needs this pack was looked at.
+    /// True if somebody needs this pack, and everyone who does was looked at.
     pub(super) fn knows(&self, pack: PackId) -> bool {
         self.packs.contains(&pack)
     }

@@ -58,7 +58,7 @@ pub struct GcReport {
     pub packs_deleted: u64,
     /// Packs that were rewritten without what nobody needs.
     pub packs_rewritten: u64,
-    /// Bytes that were freed, what was written anew taken off.
+    /// Bytes that were freed, what was written anew taken off; for a dry run, a little more than would be.
     pub bytes_freed: i64,
     /// Saves that had died, and left packs behind.
     pub dead_saves: u64,
@@ -114,6 +114,7 @@ impl Store {
         if options.dry_run {
             report.bytes_freed = report.checkpoints.iter().filter(|v| v.goes()).map(|v| v.bytes as i64).sum();
             report.bytes_freed += self.collectable_bytes()? as i64;
+            report.bytes_freed += self.foresee(options, &report.checkpoints)? as i64;
         } else {
             self.forget_going(&report.checkpoints)?;
             let thinned = self.thin(&report.checkpoints, deadline)?;

@@ -6,11 +6,11 @@
 //! were those of its chain. The old packs stay until the entry that brings the new ones is durable, and that entry
 //! condemns them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::mark::{Fate, Marked};
-use super::{Deadline, GcOptions, GcReport, is_live};
+use super::{Deadline, GcOptions, GcReport, GcVerdict, is_live};
 use crate::catalog::PackRow;
 use crate::codec;
 use crate::error::{Error, Result};
@@ -63,7 +63,8 @@ impl Store {
         report: &mut GcReport,
     ) -> Result<()> {
         let share = options.repack_above.unwrap_or(WASTE_SHARE);
-        let Candidates { packs, marked, rebase } = self.candidates(share)?;
+        let suspects = self.catalog().suspects()?;
+        let Candidates { packs, marked, rebase } = self.candidates(suspects, share, &[])?;
         if packs.is_empty() {
             return Ok(());
         }
@@ -88,11 +89,24 @@ impl Store {
         Ok(())
     }
 
+    /// The bytes that rewriting packs would free if these verdicts were carried out, and those of packs that would only
+    /// then be needed by nobody. What the new footers take is left out, and so is what rebasing adds.
+    pub(super) fn foresee(&self, options: &GcOptions, verdicts: &[GcVerdict]) -> Result<u64> {
+        let share = options.repack_above.unwrap_or(WASTE_SHARE);
+        let mut suspects: BTreeMap<i64, PackRow> =
+            self.catalog().suspects()?.into_iter().map(|pack| (pack.row, pack)).collect();
+        for verdict in verdicts.iter().filter(|verdict| verdict.goes() || !verdict.thin.is_empty()) {
+            let needed = self.catalog().packs_of(verdict.checkpoint.slot)?;
+            suspects.extend(needed.into_iter().filter(is_live).map(|pack| (pack.row, pack)));
+        }
+        let Candidates { packs, .. } = self.candidates(suspects.into_values().collect(), share, verdicts)?;
+        Ok(packs.iter().map(|candidate| candidate.pack.bytes - candidate.live_bytes).sum())
+    }
+
     /// Live packs of which enough is dead. Only packs whose needed share can have changed are looked at, and those of
-    /// frames that hang on them.
-    fn candidates(&self, share: f64) -> Result<Candidates> {
-        let mut suspects = self.catalog().suspects()?;
-        let mut marked = self.mark(&suspects)?;
+    /// frames that hang on them. With verdicts that are only planned, nothing is noted.
+    fn candidates(&self, mut suspects: Vec<PackRow>, share: f64, planned: &[GcVerdict]) -> Result<Candidates> {
+        let mut marked = self.mark(&suspects, planned)?;
         let (dead, live) = marked.dead_and_live_bytes();
         let rebase = dead as f64 > HELD_SHARE.max(share) * live as f64;
         if rebase {
@@ -100,7 +114,7 @@ impl Store {
             for pack in marked.packs_that_hang().difference(&known) {
                 suspects.extend(self.catalog().pack(*pack)?);
             }
-            marked = self.mark(&suspects)?;
+            marked = self.mark(&suspects, planned)?;
         }
         let (mut packs, mut waste) = (Vec::new(), 0);
         for pack in suspects.into_iter().filter(|pack| marked.knows(pack.pack)) {
@@ -113,7 +127,7 @@ impl Store {
             if hangs || dead as f64 > DEAD_SHARE * pack.bytes as f64 {
                 waste += dead;
                 packs.push(Candidate { pack, footer, keep, live_bytes });
-            } else {
+            } else if planned.is_empty() {
                 self.catalog().set_checked(&pack)?;
             }
         }

@@ -1,11 +1,13 @@
 //! Dropping components of checkpoints that stay: a new manifest root without their blocks.
 
+use std::collections::BTreeSet;
+
 use super::{Deadline, GcVerdict};
 use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::entry::{Amend, Body};
 use crate::id::{ChunkId, PackId, SaveId};
-use crate::store::{Manifest, PackWriter, Store, encode_frame, needs_from};
+use crate::store::{Manifest, PackWriter, Store, encode_frame, needs_from, put_bytes};
 use crate::tensor::Layout;
 
 impl Store {
@@ -26,26 +28,27 @@ impl Store {
         let mut manifest = Manifest::open(self, row.clone())?;
         let before: Vec<PackId> = manifest.chunks.packs().iter().map(|pack| pack.pack).collect();
         let old = manifest.row.manifest;
-        for (name, blocks) in manifest.schema.components.iter().zip(&mut manifest.root.components) {
-            if names.contains(name) {
-                *blocks = None;
-            }
-        }
-        // The old root is part of what is needed until the new one takes its place: keep it out of the count.
-        let root = manifest.root.encode();
+        manifest.drop_components(names);
         let save = SaveId(self.env().random());
         let mut packs = PackWriter::new(self, save);
-        let id = ChunkId::of(&root);
-        let mut frame = Vec::new();
-        let info = encode_frame(id, &root, Layout::Bytes, None, &mut Default::default(), &mut Vec::new(), &mut frame)?;
-        packs.put(info, &frame)?;
-
-        let stored = crate::format::manifest::Stored { id, recipe: false, bytes: root.len() as u64 };
-        let kept: Vec<ChunkId> = manifest.all_chunks()?.into_iter().filter(|&chunk| chunk != old.id).collect();
+        let (mut scratch, mut check, mut written) = (Default::default(), Vec::new(), BTreeSet::new());
+        // Chunks that the checkpoint still needs; the old root is needed only until the new one takes its place.
+        let mut kept = manifest.all_chunks()?;
+        let root = put_bytes(&manifest.root.encode(), |bytes| {
+            let chunk = ChunkId::of(bytes);
+            if manifest.chunks.contains(chunk) {
+                kept.push(chunk);
+            } else if written.insert(chunk) {
+                let mut frame = Vec::new();
+                let info = encode_frame(chunk, bytes, Layout::Bytes, None, &mut scratch, &mut check, &mut frame)?;
+                packs.put(info, &frame)?;
+            }
+            Ok(chunk)
+        })?;
         let needs = manifest.chunks.packs_for(kept)?;
         let mut amend = Amend {
             slot: row.slot,
-            manifest: stored,
+            manifest: root,
             packs: Vec::new(),
             needs: Default::default(),
             dropped: names.to_vec(),

@@ -135,8 +135,13 @@ impl<'a> Inputs<'a> {
 
     /// Adds bytes that are kept as a side file.
     pub fn with_side_bytes(mut self, name: &str, bytes: Vec<u8>) -> Result<Inputs<'a>> {
+        // Many may come, one after the other: only this one is looked at.
+        names::check_side_file(name)?;
+        if self.names().any(|other| other == name) {
+            return Err(taken(name));
+        }
         self.side_files.push((name.to_string(), Bytes::Owned(bytes)));
-        self.check()
+        Ok(self)
     }
 
     /// The sum of all bytes.
@@ -200,14 +205,22 @@ impl<'a> Inputs<'a> {
             return Err(Error::invalid(format!("tensor {}", names::printable(&twice.meta.name)), "given twice"));
         }
         let mut names = BTreeSet::new();
-        for name in self.files.iter().map(|file| &file.name).chain(self.side_files.iter().map(|(name, _)| name)) {
+        for name in self.names() {
             names::check_side_file(name)?;
             if !names.insert(name) {
-                return Err(Error::invalid(names::printable(name), "two inputs have this name"));
+                return Err(taken(name));
             }
         }
         Ok(self)
     }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.files.iter().map(|file| &file.name).chain(self.side_files.iter().map(|(name, _)| name))
+    }
+}
+
+fn taken(name: &str) -> Error {
+    Error::invalid(names::printable(name), "two inputs have this name")
 }
 
 /// Regular files below a folder by their relative names, sorted. Links are followed, as model folders are full of them.

@@ -8,10 +8,10 @@ use crate::chunk;
 use crate::codec::{CodecId, Scratch};
 use crate::error::{Error, Result};
 use crate::format::entry::Sizes;
-use crate::format::manifest::{BLOCK_TENSORS, Block, Recipe, Stored};
+use crate::format::manifest::{BLOCK_TENSORS, Block, Stored};
 use crate::format::pack;
 use crate::id::{ChunkId, PackId};
-use crate::store::{FrameInfo, PackSet, PackWriter, encode_frame};
+use crate::store::{FrameInfo, PackSet, PackWriter, encode_frame, put_bytes, stored_as};
 use crate::tensor::Layout;
 
 /// At a component's border a pack is closed already from this size on, so that dropping a component drops packs.
@@ -94,20 +94,7 @@ impl<'a> Writer<'a> {
 
     /// Stores a byte string of the manifest.
     pub(super) fn put_bytes(&mut self, bytes: &[u8]) -> Result<Stored> {
-        let mut recipe = Vec::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let length = if rest.len() <= chunk::MIN {
-                rest.len()
-            } else {
-                let window = &rest[..rest.len().min(chunk::MAX)];
-                chunk::Cutter::new(1).next(window, window.len() == rest.len())
-            };
-            let (chunk, after) = rest.split_at(length);
-            recipe.push((self.put_chunk(chunk)?, length as u32));
-            rest = after;
-        }
-        self.stored_as(recipe, bytes.len() as u64)
+        put_bytes(bytes, |chunk| self.put_chunk(chunk))
     }
 
     /// Stores the ids of a component's tensors; returns the blocks.
@@ -134,16 +121,9 @@ impl<'a> Writer<'a> {
 
     fn end_part(&mut self, part: usize) -> Result<()> {
         let recipe = std::mem::take(&mut self.recipe);
-        self.stored[part] = Some(self.stored_as(recipe, self.shared.parts[part].length)?);
+        let length = self.shared.parts[part].length;
+        self.stored[part] = Some(stored_as(recipe, length, |chunk| self.put_chunk(chunk))?);
         Ok(())
-    }
-
-    fn stored_as(&mut self, recipe: Vec<(ChunkId, u32)>, bytes: u64) -> Result<Stored> {
-        Ok(match recipe[..] {
-            _ if bytes == 0 => Stored::empty(),
-            [(id, _)] => Stored { id, recipe: false, bytes },
-            _ => Stored { id: self.put_chunk(&Recipe(recipe).encode())?, recipe: true, bytes },
-        })
     }
 
     fn put_chunk(&mut self, bytes: &[u8]) -> Result<ChunkId> {

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use super::{ChunkTool, PackSet, Store};
 use crate::catalog::{Catalog, CheckpointRow, Status};
+use crate::chunk;
 use crate::error::{Error, Result};
 use crate::format::entry::Needs;
-use crate::format::manifest::{Block, Root, Schema, Stored};
+use crate::format::manifest::{Block, Recipe, Root, Schema, Stored};
 use crate::id::{ChunkId, PackId};
 
 /// A checkpoint that was opened for comparison or reading.
@@ -86,6 +87,16 @@ impl Manifest {
         Ok(lost)
     }
 
+    /// Takes components out of it. Its root is then no more what the row says, and is not stored yet.
+    pub(crate) fn drop_components(&mut self, names: &[String]) {
+        self.row.manifest = Stored::empty();
+        for (name, blocks) in self.schema.components.iter().zip(&mut self.root.components) {
+            if names.contains(name) {
+                *blocks = None;
+            }
+        }
+    }
+
     /// Every chunk of the checkpoint: of its tensors, files and the manifest itself.
     pub(crate) fn all_chunks(&self) -> Result<Vec<ChunkId>> {
         let mut tool = ChunkTool::default();
@@ -116,4 +127,35 @@ pub(crate) fn needs_from(catalog: &Catalog, base: Option<&CheckpointRow>, needs:
     let plus: Vec<PackId> = needs.difference(&theirs).copied().collect();
     let minus: Vec<PackId> = theirs.difference(needs).copied().collect();
     if plus.len() + minus.len() >= needs.len() { Ok(whole) } else { Ok(Needs { base: Some(base.slot), plus, minus }) }
+}
+
+/// Stores a byte string of a manifest: `put` gets its chunks, and its recipe if there are several.
+pub(crate) fn put_bytes(bytes: &[u8], mut put: impl FnMut(&[u8]) -> Result<ChunkId>) -> Result<Stored> {
+    let mut recipe = Vec::new();
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let length = if rest.len() <= chunk::MIN {
+            rest.len()
+        } else {
+            let window = &rest[..rest.len().min(chunk::MAX)];
+            chunk::Cutter::new(1).next(window, window.len() == rest.len())
+        };
+        let (chunk, after) = rest.split_at(length);
+        recipe.push((put(chunk)?, length as u32));
+        rest = after;
+    }
+    stored_as(recipe, bytes.len() as u64, put)
+}
+
+/// A byte string whose chunks are stored; `put` gets its recipe if there are several.
+pub(crate) fn stored_as(
+    recipe: Vec<(ChunkId, u32)>,
+    bytes: u64,
+    mut put: impl FnMut(&[u8]) -> Result<ChunkId>,
+) -> Result<Stored> {
+    Ok(match recipe[..] {
+        _ if bytes == 0 => Stored::empty(),
+        [(id, _)] => Stored { id, recipe: false, bytes },
+        _ => Stored { id: put(&Recipe(recipe).encode())?, recipe: true, bytes },
+    })
 }

@@ -28,7 +28,7 @@ use crate::monitor::{Monitor, Silent};
 pub use address::{Address, Point};
 pub(crate) use frame::{FrameBase, encode_frame};
 pub(crate) use lookup::Lookup;
-pub(crate) use manifest::{Manifest, needs_from};
+pub(crate) use manifest::{Manifest, needs_from, put_bytes, stored_as};
 pub(crate) use pack_reader::{ChunkTool, PackSet};
 pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use treering::catalog::Filter;
-use treering::gc::GcOptions;
+use treering::gc::{GcOptions, GcReport};
 use treering::id::{PackId, SaveId};
 use treering::save::{Inputs, SaveOptions};
 
@@ -136,9 +136,51 @@ fn a_dry_run_changes_nothing_and_says_what_would_go() {
     let going: Vec<u64> = report.checkpoints.iter().filter(|v| v.goes()).map(|v| v.checkpoint.step).collect();
     assert_eq!(going, [1, 2, 3]);
     let done = place.gc();
-    // What a rewritten pack would save on top is known only once it is rewritten.
-    assert!(report.bytes_freed > 0 && report.bytes_freed <= done.bytes_freed, "{report:?} {done:?}");
+    assert_foreseen(&report, &done);
     assert_eq!(done.packs_deleted, 3);
+}
+
+/// A plan knows all but what the footers of packs take that are written anew.
+#[track_caller]
+fn assert_foreseen(planned: &GcReport, done: &GcReport) {
+    let beyond = planned.bytes_freed - done.bytes_freed;
+    assert!(done.bytes_freed > 0 && (0..2000).contains(&beyond), "{planned:?} {done:?}");
+}
+
+#[test]
+fn a_dry_run_foresees_what_thinning_and_rewriting_free() {
+    let place = Place::new();
+    for step in 1..=4 {
+        place.save("r", step, &lora(&place, step));
+    }
+    place.policy("r", &["keep-last 3", "thin optimizer:1"]);
+    let planned = place.store.gc(&GcOptions { dry_run: true, ..GcOptions::default() }).unwrap();
+    let done = place.gc();
+    // The base lies in the pack of the step that goes, and moments in those of steps that are thinned.
+    assert!(done.packs_rewritten >= 3, "{done:?}");
+    assert_foreseen(&planned, &done);
+}
+
+#[test]
+fn a_root_of_many_chunks_can_be_thinned() {
+    let place = Place::new();
+    let tensors = [floats("model.w", 1000, 1), floats("optimizer.m", 1000, 2)];
+    let input = place.file("1.safetensors", &tensors);
+    // Names alone make a root of 5 MB.
+    let mut inputs = Inputs::paths(&[(None, input)], false).unwrap();
+    for n in 0..1100 {
+        let name = format!("{n}/{}", vec!["x".repeat(255); 15].join("/"));
+        inputs = inputs.with_side_bytes(&name, vec![n as u8]).unwrap();
+    }
+    place.store.save(&inputs, &options("r", 1)).unwrap();
+    place.save("r", 2, &place.file("2.safetensors", &tensors));
+    place.policy("r", &["thin optimizer:1"]);
+    place.gc();
+    assert_eq!(place.store.find(&at("r@1")).unwrap().dropped, ["optimizer"]);
+    let mut found = Vec::new();
+    place.store.checkpoint(&at("r@1")).unwrap().read_tensor("model.w", &mut found).unwrap();
+    assert!(found == tensors[0].bytes);
+    assert!(place.store.verify(treering::verify::Depth::Deep).unwrap().is_sound());
 }
 
 #[test]
