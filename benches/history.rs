@@ -1,7 +1,7 @@
 //! What a long history costs: many checkpoints of 300 tensors, each with one small change, written without syncs.
 //!
 //! `cargo bench --bench history` makes 5,000 of them; `-- 100000` as many as are said, which takes minutes. Questions are
-//! measured twice: in a store that is open, and as a process of its own that opens it.
+//! measured twice: in a store that is open, and as a whole process of the command line.
 
 mod kit;
 
@@ -26,7 +26,6 @@ const FORGOTTEN: usize = 100;
 fn main() {
     let arguments = kit::arguments();
     match &arguments[..] {
-        [one, question, root] if one == "one" => ask(&open(Path::new(root)), question),
         [count] => measure(count.parse().expect("a number of checkpoints")),
         _ => measure(5000),
     }
@@ -45,14 +44,17 @@ fn measure(count: u64) {
     println!("{count} checkpoints of {TENSORS} tensors: made in {made:.0} s, {:.2} ms each", made * 1e3 / count as f64);
 
     let store = open(&large);
-    for question in ["log", "best", "show"] {
+    let questions =
+        ["log --limit 50", "best --run run --metric loss --mode min", "show run@latest", "show run@latest --tensors"];
+    for question in questions {
         let inside = rounds(|| ask(&store, question));
         let process = rounds(|| {
-            let program = std::env::current_exe().expect("this program");
-            let asked = Command::new(program).args(["one", question]).arg(&large).output().expect("a process");
+            let mut program = Command::new(env!("CARGO_BIN_EXE_treering"));
+            let asked = program.arg("--store").arg(&large).args(question.split(' ')).output().expect("a process");
             assert!(asked.status.success() && !asked.stdout.is_empty(), "{question} failed");
         });
-        println!("{question:<8} {:>8.2} ms, as a process {:>8.2} ms (below 50)", inside * 1e3, process * 1e3);
+        let question = question.split(" --run").next().unwrap_or_default();
+        println!("{question:<26} {:>8.2} ms, as a process {:>8.2} ms (below 50)", inside * 1e3, process * 1e3);
     }
 
     // One more save, beside one in a store that is new.
@@ -99,20 +101,19 @@ fn save(store: &Store, number: u64) {
 }
 
 fn ask(store: &Store, question: &str) {
-    let rows = match question {
-        "log" => store.log(&Filter { newest: Some(50), ..Filter::default() }).expect("a log"),
-        "best" => store.best("run", "loss", Some(Mode::Min), 1).expect("the best"),
+    let rows = match question.split(' ').next() {
+        Some("log") => store.log(&Filter { newest: Some(50), ..Filter::default() }).expect("a log"),
+        Some("best") => store.best("run", "loss", Some(Mode::Min), 1).expect("the best"),
         _ => {
             let checkpoint = store.checkpoint(&"run@latest".parse::<Address>().expect("an address"));
             let checkpoint = checkpoint.expect("a checkpoint");
-            assert_eq!(checkpoint.tensors().expect("tensors").len(), TENSORS);
+            if question.ends_with("--tensors") {
+                assert_eq!(checkpoint.tensors().expect("tensors").len(), TENSORS);
+            }
             vec![checkpoint.info().clone()]
         }
     };
-    assert_eq!(rows.len(), if question == "log" { 50 } else { 1 });
-    if std::env::args().any(|argument| argument == "one") {
-        println!("{}", rows[0].address());
-    }
+    assert_eq!(rows.len(), if question.starts_with("log") { 50 } else { 1 });
 }
 
 fn collect(store: &Store) -> f64 {

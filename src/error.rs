@@ -138,6 +138,16 @@ pub enum Error {
         /// Its address.
         checkpoint: String,
     },
+    /// Somebody holds a lease on the checkpoint.
+    #[error("{checkpoint} is leased until {until}{}", if purpose.is_empty() { String::new() } else { format!(" for {purpose}") })]
+    Leased {
+        /// The checkpoint's address.
+        checkpoint: String,
+        /// When the lease ends, by the clock of whoever took it.
+        until: String,
+        /// For whom or what; may be empty.
+        purpose: String,
+    },
     /// The part was dropped by a thinning rule.
     #[error("{what} of {checkpoint} was dropped by a policy")]
     Thinned {
@@ -289,7 +299,9 @@ impl Error {
             | Error::OutputExists { .. }
             | Error::ObjectExists { .. } => ErrorKind::Exists,
             Error::DirectionUnset { .. } | Error::Invalid { .. } | Error::Limit { .. } => ErrorKind::Invalid,
-            Error::InputChanged { .. } | Error::Stale { .. } | Error::Unknown { .. } => ErrorKind::Conflict,
+            Error::Leased { .. } | Error::InputChanged { .. } | Error::Stale { .. } | Error::Unknown { .. } => {
+                ErrorKind::Conflict
+            }
             Error::ChunkDamaged { .. }
             | Error::ChunkMissing { .. }
             | Error::ObjectDamaged { .. }
@@ -324,6 +336,7 @@ impl Error {
             Error::DirectionUnset { run, metric } => format!("say it once: treering metric {metric} --run {run} --mode min"),
             Error::Forgotten { checkpoint } => format!("if it is not collected yet: treering undo {checkpoint}"),
             Error::OutputExists { .. } => "--force replaces it".into(),
+            Error::Leased { .. } => "wait for its end, or take it away all the same: treering forget --force".into(),
             Error::InputChanged { .. } => "save again once its writer has finished".into(),
             Error::Stale { .. } => "save again".into(),
             Error::ChunkDamaged { .. } | Error::ChunkMissing { .. } | Error::ObjectMissing { .. } | Error::ObjectDamaged { .. } => {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::catalog::{CheckpointRow, Filter, Lease, RunRow, Status};
+use crate::catalog::{Catalog, CheckpointRow, Filter, Lease, RunRow, Status};
 use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::format::entry::{Annotate, Body, Commit, Forget, Metrics, Needs, Pin, Settings, Sizes, Tag, Undo};
@@ -11,7 +11,7 @@ use crate::format::names;
 use crate::format::policy::{Mode, Policy};
 use crate::id::{PackId, SaveId};
 use crate::retain::Reason;
-use crate::store::{Address, Store};
+use crate::store::{Address, Point, Store};
 
 /// Slots in one entry.
 const PER_ENTRY: usize = 8192;
@@ -27,8 +27,10 @@ pub struct RunSummary {
     pub checkpoints: u64,
     /// Superseded ones.
     pub superseded: u64,
-    /// The newest kept one.
+    /// The kept one of the highest step.
     pub latest: Option<CheckpointRow>,
+    /// The same among those of which no component was dropped: from it training can resume.
+    pub latest_complete: Option<CheckpointRow>,
     /// The sum of the raw bytes of the kept ones.
     pub raw_bytes: u64,
 }
@@ -66,17 +68,30 @@ impl Store {
     fn summary(&self, run: RunRow) -> Result<RunSummary> {
         let catalog = self.catalog();
         let (counts, raw_bytes) = catalog.totals_of(&run)?;
-        let (modes, latest) = (catalog.modes(&run)?, catalog.latest(&run, false)?);
-        Ok(RunSummary { modes, checkpoints: counts[0], superseded: counts[1], latest, raw_bytes, run })
+        Ok(RunSummary {
+            modes: catalog.modes(&run)?,
+            checkpoints: counts[0],
+            superseded: counts[1],
+            latest: catalog.latest(&run, false)?,
+            latest_complete: catalog.latest(&run, true)?,
+            raw_bytes,
+            run,
+        })
     }
 
-    /// Checkpoints in the order in which they were saved.
+    /// Checkpoints, in the order in which they were saved if nothing else is asked for.
     pub fn log(&self, filter: &Filter) -> Result<Vec<CheckpointRow>> {
         self.refresh()?;
         if let Some(run) = &filter.run {
             self.run_row(run)?;
         }
         self.catalog().checkpoints(filter)
+    }
+
+    /// How many checkpoints there are, whatever the filter's limit.
+    pub fn count(&self, filter: &Filter) -> Result<u64> {
+        self.refresh()?;
+        self.catalog().count(filter)
     }
 
     /// What the log says of a checkpoint.
@@ -126,7 +141,10 @@ impl Store {
             let name = names::printable(absent).into_owned();
             return Err(Error::PartUnknown { what: "tag", name, checkpoint: row.address() });
         }
-        self.say(|| Body::Tag(Tag { slot: row.slot, add: add.to_vec(), remove: remove.to_vec() }))?;
+        self.append(SaveId::default(), row.slot, |catalog| {
+            check_live(catalog, &row)?;
+            Ok(Some(Body::Tag(Tag { slot: row.slot, add: add.to_vec(), remove: remove.to_vec() })))
+        })?;
         self.again(row.slot)
     }
 
@@ -144,12 +162,25 @@ impl Store {
         self.say(|| Body::Settings(Settings { run: run.into(), policy: Some(policy.clone()), modes: BTreeMap::new() }))
     }
 
-    /// Forgets checkpoints. Their space is freed by the next collection; until then `undo` brings them back.
+    /// Forgets checkpoints, all or, if one of them is leased, none. Their space is freed by the next collection; until
+    /// then `undo` brings them back.
     pub fn forget(&self, slots: &[u64]) -> Result<Vec<CheckpointRow>> {
+        self.refresh()?;
+        self.check_unleased(&self.catalog(), slots)?;
+        self.forget_if(slots, |catalog, slots| self.check_unleased(catalog, slots))
+    }
+
+    /// The same whatever leases say.
+    pub fn forget_leased(&self, slots: &[u64]) -> Result<Vec<CheckpointRow>> {
+        self.forget_if(slots, |_, _| Ok(()))
+    }
+
+    fn forget_if(&self, slots: &[u64], check: impl Fn(&Catalog, &[u64]) -> Result<()>) -> Result<Vec<CheckpointRow>> {
         let mut forgotten = Vec::new();
         for some in slots.chunks(PER_ENTRY) {
             let mut now = Vec::new();
             self.append(SaveId::default(), 0, |catalog| {
+                check(catalog, some)?;
                 let mut live = Vec::new();
                 for &slot in some {
                     let row = catalog.checkpoint(slot)?;
@@ -165,12 +196,14 @@ impl Store {
         Ok(forgotten)
     }
 
-    /// Brings back a forgotten or superseded checkpoint that was not collected yet.
+    /// Brings back a forgotten or superseded checkpoint that was not collected yet, with those of its tags that no other
+    /// has by now.
     pub fn undo(&self, address: &Address) -> Result<CheckpointRow> {
         self.refresh()?;
         let run = self.run_row(&address.run)?;
-        let forgotten = match address.point {
-            crate::store::Point::Step(step) => self.catalog().forgotten_at(&run, step)?,
+        let forgotten = match &address.point {
+            Point::Step(step) => self.catalog().forgotten_at(&run, *step)?,
+            Point::Tag(tag) => self.catalog().tagged(&run, tag)?.filter(|row| row.status == Status::Forgotten),
             _ => None,
         };
         let row = match self.resolve(address) {
@@ -217,7 +250,8 @@ impl Store {
                 needs: Needs { base: Some(row.slot), ..Needs::default() },
                 tensors: row.tensors,
                 sizes: Sizes { raw: row.sizes.raw, unchanged: row.sizes.raw, ..Sizes::default() },
-                components: row.components.into_iter().filter(|(name, _)| !row.dropped.contains(name)).collect(),
+                components: row.components,
+                dropped: row.dropped,
                 metrics: row.metrics,
                 tags: Vec::new(),
                 note: Some(format!("forked from {}", from.address())),
@@ -235,10 +269,7 @@ impl Store {
         let row = self.resolve(address)?;
         let until = self.env().now().plus_secs(time.as_secs());
         self.append(SaveId::default(), row.slot, |catalog| {
-            let live = catalog.checkpoint(row.slot)?.is_some_and(|row| row.status != Status::Forgotten);
-            if !live {
-                return Err(Error::Forgotten { checkpoint: row.address() });
-            }
+            check_live(catalog, &row)?;
             Ok(Some(Body::Pin(Pin { slot: row.slot, until, purpose: purpose.into() })))
         })?;
         Ok((row, until))
@@ -272,5 +303,12 @@ impl Store {
 
     fn again(&self, slot: u64) -> Result<CheckpointRow> {
         self.catalog().checkpoint(slot)?.ok_or_else(|| Error::Bug(format!("checkpoint in slot {slot} vanished")))
+    }
+}
+
+fn check_live(catalog: &Catalog, row: &CheckpointRow) -> Result<()> {
+    match catalog.checkpoint(row.slot)? {
+        Some(now) if now.status != Status::Forgotten => Ok(()),
+        _ => Err(Error::Forgotten { checkpoint: row.address() }),
     }
 }

@@ -141,7 +141,7 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
     }
     count(tx, &needed, 1)?;
     tx.prepare_cached(
-        "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, '[]', ?, ?, NULL)",
+        "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
     )?
     .execute(params![
         entry.slot,
@@ -161,6 +161,7 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
         body.sizes.encoded,
         body.sizes.stored,
         json(&body.components),
+        json(&body.dropped),
         packs::encode_set(&needed),
         body.note,
     ])?;
@@ -230,7 +231,6 @@ fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()>
     count(tx, &set, -1)?;
     tx.prepare_cached("UPDATE checkpoints SET status = 2, reason = ? WHERE slot = ?")?
         .execute(params![reason, slot])?;
-    tx.prepare_cached("DELETE FROM tags WHERE slot = ?")?.execute([slot])?;
     Ok(())
 }
 
@@ -274,10 +274,11 @@ fn put_run(tx: &Connection, name: &str, entry: &Entry) -> Result<i64> {
 
 fn put_metrics(tx: &Connection, run: i64, slot: u64, metrics: &Metrics) -> Result<()> {
     for (name, value) in metrics {
-        // SQLite keeps no NaN: NULL stands for it.
+        // SQLite keeps no NaN, for which NULL stands, and no sign of a zero.
+        let minus = value.0 == 0.0 && value.0.is_sign_negative();
         let value = Some(value.0).filter(|v| !v.is_nan());
-        let row = params![slot, name, run, value];
-        tx.prepare_cached("INSERT OR REPLACE INTO metrics (slot, name, run, value) VALUES (?, ?, ?, ?)")?
+        let row = params![slot, name, run, value, minus];
+        tx.prepare_cached("INSERT OR REPLACE INTO metrics (slot, name, run, value, minus) VALUES (?, ?, ?, ?, ?)")?
             .execute(row)?;
     }
     Ok(())

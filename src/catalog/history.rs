@@ -111,10 +111,22 @@ pub struct Filter {
     pub superseded: bool,
     /// Forgotten ones too.
     pub forgotten: bool,
-    /// The newest N alone, by their place in the log.
+    /// How they are ordered.
+    pub order: Order,
+    /// The last N of that order alone.
     pub newest: Option<u64>,
     /// Those whose slot is at least this.
     pub from_slot: u64,
+}
+
+/// How checkpoints are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As they were saved.
+    #[default]
+    Slot,
+    /// By the name of the run, then the step; those of one step as they were saved.
+    Step,
 }
 
 const COLUMNS: &str = "c.slot, r.name, c.step, c.save, c.parent, c.created, c.status, c.manifest, c.recipe, c.manifest_bytes,
@@ -160,8 +172,14 @@ fn from_json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Res
         .map_err(|e| rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(e)))
 }
 
-fn number(value: Option<f64>) -> Number {
-    Number(value.unwrap_or(f64::NAN))
+fn statuses_of(filter: &Filter) -> String {
+    let also = |is: bool, status: &'static str| if is { status } else { "" };
+    format!("0{}{}", also(filter.superseded, ", 1"), also(filter.forgotten, ", 2"))
+}
+
+fn number(value: Option<f64>, minus: bool) -> Number {
+    let value = value.unwrap_or(f64::NAN);
+    Number(if minus { -value } else { value })
 }
 
 impl Catalog {
@@ -193,31 +211,54 @@ impl Catalog {
         Ok(rows.into_iter().collect())
     }
 
-    /// Checkpoints in the order of the log, with metrics and tags.
+    /// Checkpoints, with metrics and tags.
     pub fn checkpoints(&self, filter: &Filter) -> Result<Vec<CheckpointRow>> {
-        let mut wheres = vec!["c.slot >= ?".to_string()];
-        let mut values: Vec<Sql> = vec![Sql::Integer(filter.from_slot as i64)];
-        let mut run = None;
-        if let Some(name) = &filter.run {
-            let Some(row) = self.run(name)? else { return Ok(Vec::new()) };
-            wheres.push("c.run = ?".into());
-            values.push(Sql::Integer(row.id));
-            run = Some(row.id);
-        }
-        let mut statuses = vec!["0"];
-        statuses.extend(filter.superseded.then_some("1"));
-        statuses.extend(filter.forgotten.then_some("2"));
-        wheres.push(format!("+c.status IN ({})", statuses.join(", ")));
-        let limit = filter.newest.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX));
-        values.push(Sql::Integer(limit));
+        let Some((run, mut values)) = self.values_of(filter)? else { return Ok(Vec::new()) };
+        // The run first, so that an index has the steps in order; a plus keeps an index from being used.
+        let (from, plus, order) = match filter.order {
+            Order::Slot => ("checkpoints c JOIN runs r ON r.id = c.run", "+", "c.slot DESC"),
+            Order::Step => {
+                ("runs r CROSS JOIN checkpoints c ON c.run = r.id", "", "r.name DESC, c.step DESC, c.slot DESC")
+            }
+        };
+        let of_run = match (run, filter.order) {
+            (None, _) => "",
+            (Some(_), Order::Slot) => "AND c.run = ?",
+            (Some(_), Order::Step) => "AND r.id = ?",
+        };
+        let statuses = statuses_of(filter);
+        values.push(Sql::Integer(filter.newest.map_or(-1, |n| i64::try_from(n).unwrap_or(i64::MAX))));
         let sql = format!(
-            "SELECT {COLUMNS} FROM checkpoints c JOIN runs r ON r.id = c.run WHERE {} ORDER BY c.slot DESC LIMIT ?",
-            wheres.join(" AND ")
+            "SELECT {COLUMNS} FROM {from} WHERE c.slot >= ? {of_run} AND {plus}c.status IN ({statuses})
+             ORDER BY {order} LIMIT ?"
         );
         let mut found = self.rows(&sql, rusqlite::params_from_iter(values), checkpoint)?;
         found.reverse();
         self.add_details(&mut found, run)?;
         Ok(found)
+    }
+
+    /// How many there would be without a limit.
+    pub fn count(&self, filter: &Filter) -> Result<u64> {
+        let Some((run, values)) = self.values_of(filter)? else { return Ok(0) };
+        let of_run = run.map_or("", |_| "AND run = ?");
+        let statuses = statuses_of(filter);
+        let sql = format!("SELECT count(*) FROM checkpoints WHERE +slot >= ? {of_run} AND status IN ({statuses})");
+        Ok(self.db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(values), |row| row.get(0))?)
+    }
+
+    /// The filter's run and, for the questions above, its values; `None` if there is no such run.
+    fn values_of(&self, filter: &Filter) -> Result<Option<(Option<i64>, Vec<Sql>)>> {
+        let mut values = vec![Sql::Integer(filter.from_slot as i64)];
+        let run = match &filter.run {
+            None => None,
+            Some(name) => match self.run(name)? {
+                Some(row) => Some(row.id),
+                None => return Ok(None),
+            },
+        };
+        values.extend(run.map(Sql::Integer));
+        Ok(Some((run, values)))
     }
 
     /// The checkpoint of this slot.
@@ -260,7 +301,7 @@ impl Catalog {
         )
     }
 
-    /// The checkpoint of a run that has this tag.
+    /// The checkpoint of a run that has this tag; one that was forgotten keeps its tags until another gets them.
     pub fn tagged(&self, run: &RunRow, tag: &str) -> Result<Option<CheckpointRow>> {
         let sql = "SELECT slot FROM tags WHERE run = ? AND tag = ?";
         let slot: Option<u64> =
@@ -347,16 +388,16 @@ impl Catalog {
     /// Metrics and tags of these checkpoints: one by one if they are few, else all of the run's, or of the store's.
     fn add_details(&self, checkpoints: &mut [CheckpointRow], run: Option<i64>) -> Result<()> {
         const FEW: usize = 200;
-        type Metric = (u64, String, Option<f64>);
-        let metric = |row: &Row<'_>| -> rusqlite::Result<Metric> { Ok((row.get(0)?, row.get(1)?, row.get(2)?)) };
+        const METRICS: &str = "SELECT slot, name, value, minus FROM metrics";
+        let metric = |row: &Row<'_>| -> rusqlite::Result<(u64, String, Number)> {
+            Ok((row.get(0)?, row.get(1)?, number(row.get(2)?, row.get(3)?)))
+        };
         let tag = |row: &Row<'_>| -> rusqlite::Result<(u64, String)> { Ok((row.get(0)?, row.get(1)?)) };
         if checkpoints.len() <= FEW {
             for checkpoint in checkpoints {
                 let slot = checkpoint.slot;
-                for (_, name, value) in
-                    self.rows("SELECT slot, name, value FROM metrics WHERE slot = ?", [slot], metric)?
-                {
-                    checkpoint.metrics.insert(name, number(value));
+                for (_, name, value) in self.rows(&format!("{METRICS} WHERE slot = ?"), [slot], metric)? {
+                    checkpoint.metrics.insert(name, value);
                 }
                 let tags = self.rows("SELECT slot, tag FROM tags WHERE slot = ? ORDER BY tag", [slot], tag)?;
                 checkpoint.tags = tags.into_iter().map(|(_, tag)| tag).collect();
@@ -366,11 +407,9 @@ impl Catalog {
         let place: std::collections::HashMap<u64, usize> =
             checkpoints.iter().enumerate().map(|(i, c)| (c.slot, i)).collect();
         let condition = run.map_or(String::new(), |run| format!("WHERE run = {run}"));
-        for (slot, name, value) in
-            self.rows(&format!("SELECT slot, name, value FROM metrics {condition}"), [], metric)?
-        {
+        for (slot, name, value) in self.rows(&format!("{METRICS} {condition}"), [], metric)? {
             if let Some(&i) = place.get(&slot) {
-                checkpoints[i].metrics.insert(name, number(value));
+                checkpoints[i].metrics.insert(name, value);
             }
         }
         for (slot, tag) in self.rows(&format!("SELECT slot, tag FROM tags {condition} ORDER BY tag"), [], tag)? {

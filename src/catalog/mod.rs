@@ -20,7 +20,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use crate::error::{Error, Result};
 use crate::id::{Hash, StoreId};
 
-pub use history::{CheckpointRow, Filter, Lease, RunRow, Status};
+pub use history::{CheckpointRow, Filter, Lease, Order, RunRow, Status};
 pub(crate) use lookup::Runs;
 pub use packs::{PackRow, PackState};
 

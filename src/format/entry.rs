@@ -144,6 +144,9 @@ pub struct Commit {
     pub sizes: Sizes,
     /// Raw bytes of each component.
     pub components: BTreeMap<String, u64>,
+    /// Those of them that the manifest does not have: a policy dropped them from what was forked.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<String>,
     /// Measured values.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metrics: Metrics,
@@ -496,6 +499,7 @@ mod tests {
             tensors: 1,
             sizes: Sizes { raw: 4, encoded: 4, ..Sizes::default() },
             components: [("model".to_string(), 4)].into(),
+            dropped: vec!["ema".into()],
             metrics: [("loss".to_string(), Number(value)), ("nan".to_string(), Number(f64::NEG_INFINITY))].into(),
             tags: vec!["a".into()],
             note: Some("ö\n".into()),

@@ -78,7 +78,7 @@ impl Store {
             self.add_metrics(existing, options)?;
             return Ok(self.report_existing(existing, SaveOutcome::Identical, sizes, started));
         }
-        conflict(&before, options)?;
+        self.check_conflict(&self.catalog(), &before, options)?;
         let mut commit = Commit {
             run: options.run.clone(),
             step: options.step,
@@ -90,6 +90,7 @@ impl Store {
             tensors: inputs.tensors.len() as u64,
             sizes,
             components: component_bytes(inputs),
+            dropped: Vec::new(),
             metrics: options.metrics.clone(),
             tags: options.tags.clone(),
             note: options.note.clone(),
@@ -116,7 +117,7 @@ impl Store {
                 return Ok(None);
             }
             let found = fill_in(&mut commit, catalog, &parent, &needs, options)?;
-            conflict(&found, options)?;
+            self.check_conflict(catalog, &found, options)?;
             superseded = found.superseded.iter().map(|&(step, _)| step).collect();
             Ok(Some(Body::Commit(commit.clone())))
         })?;
@@ -157,6 +158,17 @@ impl Store {
         }
         // A cache that could not be filled is filled later.
         let _ = catalog.add_lookup(chunks.into_iter());
+    }
+
+    /// The step may be there only to be replaced, and not while it is leased.
+    fn check_conflict(&self, catalog: &Catalog, lineage: &Lineage, options: &SaveOptions) -> Result<()> {
+        match &lineage.existing {
+            None => Ok(()),
+            Some(existing) if options.on_conflict == OnConflict::Replace => {
+                self.check_unleased(catalog, &[existing.slot])
+            }
+            Some(_) => Err(Error::StepExists { run: options.run.clone(), step: options.step }),
+        }
     }
 
     fn add_metrics(&self, existing: &CheckpointRow, options: &SaveOptions) -> Result<()> {
@@ -230,13 +242,4 @@ fn fill_in(
         commit.provenance = options.provenance.clone().filter(|from| run.provenance.as_ref() != Some(from));
     }
     Ok(lineage)
-}
-
-fn conflict(lineage: &Lineage, options: &SaveOptions) -> Result<()> {
-    match &lineage.existing {
-        Some(_) if options.on_conflict != OnConflict::Replace => {
-            Err(Error::StepExists { run: options.run.clone(), step: options.step })
-        }
-        _ => Ok(()),
-    }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Store;
-use crate::catalog::{CheckpointRow, Filter, RunRow};
+use crate::catalog::{CheckpointRow, Filter, RunRow, Status};
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::format::policy::Mode;
@@ -25,6 +25,8 @@ pub enum Point {
     Step(u64),
     /// The highest step that was not superseded: `latest`.
     Latest,
+    /// The highest of these of which no component was dropped, from which training can resume: `latest:complete`.
+    Complete,
     /// The best by a metric: `best:METRIC`, `best:METRIC:max`.
     Best {
         /// The metric.
@@ -46,6 +48,7 @@ impl FromStr for Address {
         names::check_run(run)?;
         let point = match point {
             "latest" => Point::Latest,
+            "latest:complete" => Point::Complete,
             "best" => return Err(bad("write RUN@best:METRIC")),
             _ if point.starts_with("best:") => best(&point[5..])
                 .ok_or_else(|| bad("write RUN@best:METRIC, with :min or :max behind it if you like"))?,
@@ -77,6 +80,7 @@ impl fmt::Display for Point {
         match self {
             Point::Step(step) => write!(f, "{step}"),
             Point::Latest => f.write_str("latest"),
+            Point::Complete => f.write_str("latest:complete"),
             Point::Best { metric, mode: None } => write!(f, "best:{metric}"),
             Point::Best { metric, mode: Some(Mode::Min) } => write!(f, "best:{metric}:min"),
             Point::Best { metric, mode: Some(Mode::Max) } => write!(f, "best:{metric}:max"),
@@ -118,7 +122,8 @@ impl Store {
         let found = match &address.point {
             Point::Step(step) => self.catalog().checkpoint_at(&run, *step)?,
             Point::Latest => self.catalog().latest(&run, false)?,
-            Point::Tag(tag) => self.catalog().tagged(&run, tag)?,
+            Point::Complete => self.catalog().latest(&run, true)?,
+            Point::Tag(tag) => self.catalog().tagged(&run, tag)?.filter(|row| row.status != Status::Forgotten),
             Point::Best { metric, mode } => {
                 let mode = self.mode_of(&run, metric, *mode)?;
                 self.catalog().best(&run, metric, mode, 1)?.pop()
@@ -142,7 +147,10 @@ impl Store {
                     catalog.checkpoints(&filter)?.into_iter().map(|c| c.step).min_by_key(|&s| s.abs_diff(*step));
                 nearest.map_or("the run has no checkpoints".into(), |step| format!("nearest: {}@{step}", run.name))
             }
-            Point::Latest => "the run has no checkpoints".into(),
+            Point::Complete if catalog.latest(run, false)?.is_some() => {
+                "of every checkpoint a component was dropped".into()
+            }
+            Point::Latest | Point::Complete => "the run has no checkpoints".into(),
             Point::Best { .. } => {
                 let known = catalog.metric_names(run)?;
                 if known.is_empty() {
@@ -151,7 +159,10 @@ impl Store {
                     format!("metrics here: {}", known.join(", "))
                 }
             }
-            Point::Tag(_) => {
+            Point::Tag(tag) => {
+                if catalog.tagged(run, tag)?.is_some() {
+                    return Ok(Error::Forgotten { checkpoint: address.to_string() });
+                }
                 let filter = Filter { run: Some(run.name.clone()), ..Filter::default() };
                 let tags: Vec<String> =
                     catalog.checkpoints(&filter)?.into_iter().flat_map(|c| c.tags).take(20).collect();
@@ -168,7 +179,14 @@ mod tests {
 
     #[test]
     fn addresses_come_back() {
-        for text in ["gpt@100", "a/b c@latest", "r@best:val_loss", "r@best:val_loss:max", "r@before-the-spike"] {
+        for text in [
+            "gpt@100",
+            "a/b c@latest",
+            "r@latest:complete",
+            "r@best:val_loss",
+            "r@best:val_loss:max",
+            "r@before-the-spike",
+        ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
         }
     }
@@ -183,6 +201,7 @@ mod tests {
             "r@best:",
             "r@best:a:up",
             "r@a/b",
+            "r@latest:best",
             "r@a@b",
             "r@99999999999999999999",
             "../x@1",

@@ -12,11 +12,12 @@ mod pack_reader;
 mod pack_writer;
 mod place;
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Backend, LocalBackend};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Lease};
 use crate::disk::{Disk, RealDisk};
 use crate::env::Env;
 use crate::error::{Error, Result};
@@ -196,6 +197,21 @@ impl Store {
     /// Fails once somebody asked to stop.
     pub(crate) fn check_stop(&self) -> Result<()> {
         if self.monitor.interrupted() { Err(Error::Interrupted) } else { Ok(()) }
+    }
+
+    /// Fails if one of these checkpoints has a lease that did not end.
+    pub(crate) fn check_unleased(&self, catalog: &Catalog, slots: &[u64]) -> Result<()> {
+        let now = self.env().now();
+        let asked: HashSet<u64> = slots.iter().copied().collect();
+        let held = |lease: &Lease| lease.until > now && asked.contains(&lease.slot);
+        let Some(lease) = catalog.leases()?.into_iter().filter(held).max_by_key(|lease| lease.until) else {
+            return Ok(());
+        };
+        Err(Error::Leased {
+            checkpoint: catalog.checkpoint(lease.slot)?.map_or(String::new(), |row| row.address()),
+            until: lease.until.to_rfc3339(),
+            purpose: lease.purpose,
+        })
     }
 
     /// The catalog. Held for a question or for the fold of an entry, never while data is read or written.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use treering::Error;
-use treering::catalog::{Filter, Status};
+use treering::catalog::{CheckpointRow, Filter, Order, Status};
 use treering::format::policy::Mode;
 use treering::gc::GcOptions;
 use treering::retain::Reason;
@@ -252,4 +252,105 @@ fn a_dry_run_writes_nothing() {
     let report = place.save_with(&one, &plan).unwrap();
     assert_eq!((report.outcome, report.slot), (SaveOutcome::Planned, None));
     assert!(place.packs().is_empty() && !place.entry(0).exists());
+}
+
+#[test]
+fn a_zero_keeps_its_sign() {
+    let place = Place::new();
+    let scored = |value: f64| SaveOptions { metrics: metrics(&[("gain", value)]), ..options("r", 1) };
+    place.save_with(&file(&place, 1), &scored(-0.0)).unwrap();
+    for store in [&place.store, &place.reopened()] {
+        let gain = store.find(&at("r@1")).unwrap().metrics["gain"].0;
+        assert!(gain == 0.0 && gain.is_sign_negative(), "{gain}");
+    }
+    place.store.annotate(&at("r@1"), metrics(&[("gain", 0.0)]), None).unwrap();
+    assert!(place.store.find(&at("r@1")).unwrap().metrics["gain"].0.is_sign_positive());
+}
+
+#[test]
+fn what_comes_back_has_the_tags_that_nobody_took() {
+    let place = Place::new();
+    let tagged = SaveOptions { tags: vec!["good".into(), "taken".into()], ..options("r", 1) };
+    place.save_with(&file(&place, 1), &tagged).unwrap();
+    place.save("r", 2, &file(&place, 2));
+    place.forget("r@1");
+    let gone = place.store.find(&at("r@good"));
+    assert!(matches!(gone, Err(Error::Forgotten { .. })), "{gone:?}");
+    place.store.tag(&at("r@2"), &["taken".into()], &[]).unwrap();
+    assert_eq!(place.store.undo(&at("r@good")).unwrap().tags, ["good"]);
+    place.delete_catalog();
+    assert_eq!(place.reopened().find(&at("r@good")).unwrap().step, 1);
+    assert_eq!(place.reopened().find(&at("r@taken")).unwrap().step, 2);
+}
+
+#[test]
+fn what_is_leased_is_forgotten_only_by_force() {
+    let place = Place::new();
+    let slots: Vec<u64> = (1..=2).map(|step| place.save("r", step, &file(&place, step)).slot.unwrap()).collect();
+    place.store.lease(&at("r@2"), Duration::ZERO, "over at once").unwrap();
+    place.store.lease(&at("r@1"), Duration::from_secs(3600), "evaluation").unwrap();
+    let refused = place.store.forget(&slots).unwrap_err();
+    let said = refused.to_string();
+    assert!(said.starts_with("r@1 is leased until 2") && said.ends_with("for evaluation"), "{said}");
+    assert_eq!(steps(&place, &Filter::default()), [1, 2], "all or none");
+    let replace = SaveOptions { on_conflict: OnConflict::Replace, backfill: true, ..options("r", 1) };
+    let replaced = place.save_with(&file(&place, 9), &replace);
+    assert!(matches!(replaced, Err(Error::Leased { .. })), "{replaced:?}");
+    assert_eq!(place.store.forget(&slots[1..]).unwrap().len(), 1);
+    assert_eq!(place.store.forget_leased(&slots[..1]).unwrap().len(), 1);
+}
+
+#[test]
+fn training_resumes_from_what_is_complete() {
+    let place = Place::new();
+    let both = |seed| {
+        let tensors = [floats("model.w", 3000, seed), floats("optimizer.m", 3000, 100 + seed)];
+        place.file(&format!("both-{seed}.safetensors"), &tensors)
+    };
+    for step in 1..=3 {
+        place.save("r", step, &both(step));
+    }
+    place.policy("r", &["thin optimizer:1"]);
+    place.gc();
+    assert_eq!(place.store.find(&at("r@latest:complete")).unwrap().step, 3);
+    place.forget("r@3");
+    assert_eq!(place.store.find(&at("r@latest")).unwrap().step, 2);
+    let none = place.store.find(&at("r@latest:complete"));
+    assert!(matches!(none, Err(Error::CheckpointUnknown { .. })), "{none:?}");
+
+    // A fork of a part is a part.
+    place.store.fork("s", &at("r@2")).unwrap();
+    for store in [&place.store, &place.reopened()] {
+        assert_eq!(store.find(&at("s@latest")).unwrap().dropped, ["optimizer"]);
+        assert!(store.run("s").unwrap().latest_complete.is_none());
+    }
+    place.save("s", 5, &both(5));
+    place.store.undo(&at("r@3")).unwrap();
+    place.store.fork("whole", &at("r@3")).unwrap();
+    assert_eq!(place.store.find(&at("whole@latest:complete")).unwrap().step, 3);
+    assert_eq!(place.store.run("s").unwrap().latest_complete.unwrap().step, 5);
+}
+
+#[test]
+fn the_last_of_an_order_are_given() {
+    let place = Place::new();
+    let one = file(&place, 1);
+    for (run, step) in [("b", 1), ("a", 5), ("b", 9), ("a", 7)] {
+        place.save(run, step, &one);
+    }
+    let late = SaveOptions { backfill: true, ..options("b", 4) };
+    place.save_with(&file(&place, 2), &late).unwrap();
+    let list = |filter: Filter| {
+        let rows = place.store.log(&filter).unwrap();
+        assert_eq!(
+            place.store.count(&Filter { newest: None, ..filter.clone() }).unwrap(),
+            5 - 2 * u64::from(filter.run.is_some())
+        );
+        rows.iter().map(CheckpointRow::address).collect::<Vec<_>>()
+    };
+    let by_step = Filter { order: Order::Step, ..Filter::default() };
+    assert_eq!(list(by_step.clone()), ["a@5", "a@7", "b@1", "b@4", "b@9"]);
+    assert_eq!(list(Filter { newest: Some(2), ..by_step.clone() }), ["b@4", "b@9"]);
+    assert_eq!(list(Filter { newest: Some(2), run: Some("b".into()), ..by_step }), ["b@4", "b@9"]);
+    assert_eq!(list(Filter { newest: Some(2), ..Filter::default() }), ["a@7", "b@4"]);
 }

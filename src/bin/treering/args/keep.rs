@@ -80,7 +80,8 @@ Examples:
   treering forget --run mnist                     all of it
   treering forget --run mnist --older-than 30d
 
-Until they are collected, treering undo brings them back.")]
+Until they are collected, treering undo brings them back. If one of them is
+leased, nothing is forgotten.")]
 pub(crate) struct Forget {
     /// The checkpoints
     #[arg(value_name = "RUN@STEP", conflicts_with_all = ["run", "older_than"])]
@@ -91,6 +92,9 @@ pub(crate) struct Forget {
     /// All that are older than this
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) older_than: Option<Duration>,
+    /// Leased ones too
+    #[arg(long, short)]
+    pub(crate) force: bool,
 }
 
 /// Bring forgotten or superseded checkpoints back

@@ -14,7 +14,8 @@ Examples:
   treering restore mnist@best:val_loss -o best/ --component model
   treering restore mnist@release -o part/ --include \"layers.0.*\"
 
-Addresses: RUN@STEP, RUN@latest, RUN@best:METRIC, RUN@TAG.
+Addresses: RUN@STEP, RUN@latest, RUN@best:METRIC, RUN@TAG, and
+RUN@latest:complete, from which training can resume whatever a policy dropped.
 One file saved is one file again; more are a folder, as it was. Each tensor is
 checked before it is written.")]
 pub(crate) struct Restore {

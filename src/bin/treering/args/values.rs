@@ -35,6 +35,11 @@ pub(super) fn number(text: &str) -> Result<f64, String> {
     text.parse().map_err(|_| format!("`{text}` is not a number (nan and inf are)"))
 }
 
+/// A step: NaN and negative numbers get an answer that says what it is.
+pub(super) fn step(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "a step is a whole number from 0 to 18446744073709551615".into())
+}
+
 /// Which values of a metric are better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Direction {

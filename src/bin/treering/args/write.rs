@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::values::{Input, Json, Score};
+use super::values::{Input, Json, Score, step};
 
 /// Make an empty store
 #[derive(Args, Debug)]
@@ -48,7 +48,7 @@ pub(crate) struct Save {
     #[arg(long, value_name = "RUN")]
     pub(crate) run: String,
     /// The step: the trainer's own number
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = step, allow_negative_numbers = true)]
     pub(crate) step: u64,
     /// A metric of this step; may be nan or inf
     #[arg(long = "metric", short, value_name = "NAME=VALUE", allow_hyphen_values = true)]

@@ -13,7 +13,8 @@ use crate::ui::count;
 
 pub(crate) fn run(args: &Forget, context: &Context) -> Result<ExitCode> {
     let store = context.store()?;
-    let gone = store.forget(&slots(&store, args)?)?;
+    let slots = slots(&store, args)?;
+    let gone = if args.force { store.forget_leased(&slots)? } else { store.forget(&slots)? };
     let addresses: Vec<String> = gone.iter().map(|row| row.address()).collect();
     context.print(&json!({ "forgotten": addresses }), |_, out| {
         let what =

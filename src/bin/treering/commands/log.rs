@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use serde_json::json;
-use treering::Result;
-use treering::catalog::{CheckpointRow, Filter, Status};
+use treering::catalog::{CheckpointRow, Filter, Order, Status};
+use treering::{Error, Result};
 
 use super::rows;
 use crate::args::Log;
@@ -15,24 +15,36 @@ const SPARK_WIDTH: usize = 60;
 
 pub(crate) fn run(args: &Log, context: &Context) -> Result<ExitCode> {
     let store = context.store()?;
-    let plain = args.filter.is_none() && args.sort == "time" && !args.reverse;
+    let order = if args.sort == "step" { Order::Step } else { Order::Slot };
+    // Where the catalog has that order, it need not give more than is asked for.
+    let ordered = args.filter.is_none() && ["step", "time"].contains(&args.sort.as_str()) && !args.reverse;
     let filter = Filter {
         run: args.run.clone(),
         superseded: args.all,
         forgotten: args.all,
-        newest: args.limit.filter(|_| plain),
+        order,
+        newest: args.limit.filter(|_| ordered),
         ..Filter::default()
     };
     let mut found = store.log(&filter)?;
     if let Some(wanted) = &args.filter {
         found.retain(|row| wanted.matches(|name| value(row, name)));
     }
+    let known = ["step", "time", "size"].contains(&args.sort.as_str()) || found.is_empty();
+    if !known && found.iter().all(|row| !row.metrics.contains_key(&args.sort)) {
+        return Err(Error::invalid(
+            format!("--sort {}", args.sort),
+            "none of these checkpoints has a metric of that name",
+        ));
+    }
     sort(&mut found, &args.sort);
     if args.reverse {
         found.reverse();
     }
-    let hidden = args.limit.map_or(0, |limit| found.len().saturating_sub(usize::try_from(limit).unwrap_or(usize::MAX)));
-    found.drain(..hidden);
+    let all = if filter.newest.is_some() { store.count(&filter)? } else { found.len() as u64 };
+    let shown = args.limit.map_or(found.len(), |limit| usize::try_from(limit).unwrap_or(usize::MAX).min(found.len()));
+    let hidden = all - shown as u64;
+    found.drain(..found.len() - shown);
     let raw: u64 = found.iter().map(|row| row.sizes.raw).sum();
     let new: u64 = found.iter().map(|row| row.sizes.stored).sum();
     if args.csv {
@@ -59,8 +71,8 @@ fn value(row: &CheckpointRow, name: &str) -> Option<f64> {
 /// What has no such value comes first, so that the last lines are the interesting ones.
 fn sort(found: &mut [CheckpointRow], key: &str) {
     match key {
-        "step" => found.sort_by(|a, b| (&a.run, a.step, a.slot).cmp(&(&b.run, b.step, b.slot))),
-        "time" => found.sort_by_key(|row| row.slot),
+        // As the catalog gave them.
+        "step" | "time" => {}
         key => found.sort_by(|a, b| {
             let number = |row| value(row, key).unwrap_or(f64::NAN);
             let (a, b) = (number(a), number(b));
@@ -80,7 +92,7 @@ fn metric_names(found: &[CheckpointRow], args: &Log) -> Vec<String> {
     names
 }
 
-fn print(found: &[CheckpointRow], args: &Log, hidden: usize, (raw, new): (u64, u64), out: &mut Out) -> Result<()> {
+fn print(found: &[CheckpointRow], args: &Log, hidden: u64, (raw, new): (u64, u64), out: &mut Out) -> Result<()> {
     if found.is_empty() {
         return out.line("no checkpoints");
     }

@@ -47,7 +47,11 @@ pub(crate) fn run(args: &Restore, context: &Context) -> Result<ExitCode> {
         ))?;
         match &report.dropped[..] {
             [] => Ok(()),
-            dropped => out.line(format_args!("without {}, which a policy dropped", dropped.join(", "))),
+            dropped => out.line(format_args!(
+                "without {}, which a policy dropped; {}@latest:complete is the newest step with everything",
+                dropped.join(", "),
+                report.checkpoint.run
+            )),
         }
     })?;
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ pub(crate) fn run(_args: &Runs, context: &Context) -> Result<ExitCode> {
             "checkpoints": run.checkpoints,
             "superseded": run.superseded,
             "latest": run.latest.as_ref().map(|row| row.step),
+            "latest_complete": run.latest_complete.as_ref().map(|row| row.step),
             "raw_bytes": run.raw_bytes,
             "policy": run.run.policy.rules().map(|rule| rule.to_string()).collect::<Vec<_>>(),
             "metrics": modes,

@@ -14,7 +14,7 @@ use treering::{Error, Result};
 use super::rows;
 use crate::args::{self, Save};
 use crate::context::Context;
-use crate::ui::{Out, bytes, dim, duration, percent, rate};
+use crate::ui::{Out, bytes, count, dim, duration, percent, rate};
 
 /// A pack is rewritten after a save only if more than this share of it is dead.
 const DEAD_SHARE: f64 = 0.25;
@@ -143,9 +143,9 @@ fn print(report: &SaveReport, context: &Context, out: &mut Out) -> Result<()> {
     let sizes = &report.sizes;
     let verb = if report.outcome == SaveOutcome::Saved { "saved" } else { "would save" };
     out.line(format_args!(
-        "{verb} {address}: {} in {} tensors, {} new on disk ({})",
+        "{verb} {address}: {} in {}, {} new on disk ({})",
         bytes(sizes.raw),
-        report.tensors,
+        count(report.tensors, "tensor"),
         bytes(report.new_bytes),
         percent(report.new_bytes, sizes.raw),
     ))?;
