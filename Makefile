@@ -9,12 +9,13 @@ reader := target/venv/ready
 endif
 export TREERING_PYTHON
 
-.PHONY: help demo session test bench lint fmt
+.PHONY: help demo session test asan bench lint fmt
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
 	@echo "make session record the demo anew, as the README shows it"
 	@echo "make test    all tests"
+	@echo "make asan    the tests of the codecs, with every access to memory checked"
 	@echo "make bench   all benchmarks"
 	@echo "make lint    format, clippy, documentation, dependencies"
 	@echo "make fmt     format the code"
@@ -31,6 +32,12 @@ test: $(reader)
 session:
 	$(CARGO) build --release --quiet
 	$(PYTHON) docs/session.py > docs/session.svg
+
+# The only unsafe code is in the kernels of the codecs. The sanitizer is not part of stable Rust yet, hence the variable;
+# with a target named, build scripts and macros are compiled without it.
+asan:
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	$(CARGO) test --lib codec --target $(shell rustc -vV | sed -n 's/^host: //p')
 
 bench:
 	$(CARGO) bench --bench '*'

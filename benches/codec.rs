@@ -1,7 +1,8 @@
 //! How fast the codecs are, on one thread, beside copying and hashing the same bytes.
 //!
 //! `cargo bench --bench codec`: for each kind of chunk the codec chosen, the size of the bodies and the median speed in
-//! GB of plain bytes a second. Chunks of 1 MiB are taken in turn from more memory than the caches hold.
+//! GB of plain bytes a second, beside that of a copy of the same bytes, measured in between. Chunks of 1 MiB are taken in
+//! turn from more memory than the caches hold. Decoding a difference begins with a copy of the base.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -14,9 +15,12 @@ const CHUNKS: usize = 48;
 const ROUNDS: usize = 9;
 
 fn main() {
-    let floats = gaussians(CHUNKS * CHUNK / 4);
-    let noise = noise(CHUNKS * CHUNK);
-    println!("{:<28} {:<6} {:>7} {:>8} {:>8}", "chunks of 1 MiB", "codec", "% raw", "enc GB/s", "dec GB/s");
+    let floats = gaussians(CHUNKS * CHUNK / 4, 0);
+    let noise = noise(CHUNKS * CHUNK, 0);
+    println!(
+        "{:<28} {:<6} {:>7} {:>8} {:>8} {:>9}",
+        "chunks of 1 MiB", "codec", "% raw", "enc GB/s", "dec GB/s", "copy GB/s"
+    );
 
     copy_and_hash(&floats);
     codecs("F32 weights", "F32", &floats);
@@ -38,6 +42,12 @@ fn main() {
     for (name, dtype) in [("2 planes, rotated", "BF16"), ("4 planes, rotated", "F32"), ("8 planes, rotated", "F64")] {
         one(name, CodecId::PLANES, DType::new(dtype).layout(), &noise);
     }
+    let step = steps_on(&floats, 3e-4, 1);
+    differences("F32, some steps on", "F32", &floats, &step);
+    differences("F32, a row in 16 moved", "F32", &floats, &some_rows(&floats, &step, 16));
+    differences("F32, a weight in 256 moved", "F32", &floats, &some_floats(&floats, &step, 256));
+    differences("BF16, some steps on", "BF16", &bf16(&floats), &bf16(&steps_on(&floats, 2e-5, 10)));
+    differences("BF16, one small step on", "BF16", &bf16(&floats), &bf16(&steps_on(&floats, 1e-6, 1)));
 }
 
 fn copy_and_hash(bytes: &[u8]) {
@@ -60,44 +70,69 @@ fn copy_and_hash(bytes: &[u8]) {
 /// The codec that is chosen.
 fn codecs(name: &str, dtype: &str, bytes: &[u8]) {
     let layout = DType::new(dtype).layout();
-    measure(name, bytes, |bytes, scratch, out| {
+    measure(name, bytes, None, |bytes, _, scratch, out| {
         codec::encode(Input { bytes, layout, base: None, small: false }, scratch, out)
+    });
+}
+
+/// The codec that is chosen when there is a base.
+fn differences(name: &str, dtype: &str, base: &[u8], bytes: &[u8]) {
+    let layout = DType::new(dtype).layout();
+    measure(name, bytes, Some(base), |bytes, base, scratch, out| {
+        codec::encode(Input { bytes, layout, base, small: false }, scratch, out)
     });
 }
 
 /// That codec, whether or not it would be chosen.
 fn one(name: &str, id: CodecId, layout: Layout, bytes: &[u8]) {
     let codec = codec::by_id(id).expect("a codec of ours");
-    measure(name, bytes, |bytes, scratch, out| {
+    measure(name, bytes, None, |bytes, _, scratch, out| {
         codec.encode(Input { bytes, layout, base: None, small: false }, scratch, out);
         id
     });
 }
 
-fn measure(name: &str, bytes: &[u8], encode: impl Fn(&[u8], &mut Scratch, &mut Vec<u8>) -> CodecId) {
+fn measure(
+    name: &str,
+    bytes: &[u8],
+    base: Option<&[u8]>,
+    encode: impl Fn(&[u8], Option<&[u8]>, &mut Scratch, &mut Vec<u8>) -> CodecId,
+) {
     let mut scratch = Scratch::new();
+    let base_of = |n: usize| base.map(|base| &base[n * CHUNK..bytes.len().min((n + 1) * CHUNK)]);
     let mut bodies: Vec<(CodecId, Vec<u8>)> =
         bytes.chunks(CHUNK).map(|_| (CodecId::RAW, Vec::with_capacity(CHUNK + 1024))).collect();
     let encoding = speed(bytes.len(), || {
-        for (chunk, (id, body)) in bytes.chunks(CHUNK).zip(&mut bodies) {
+        for (n, (chunk, (id, body))) in bytes.chunks(CHUNK).zip(&mut bodies).enumerate() {
             body.clear();
-            *id = encode(chunk, &mut scratch, body);
+            *id = encode(chunk, base_of(n), &mut scratch, body);
         }
     });
     let mut out = vec![0; CHUNK];
-    let decoding = speed(bytes.len(), || {
-        for (chunk, (id, body)) in bytes.chunks(CHUNK).zip(&bodies) {
-            codec::decode(*id, body, codec::Base::None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
+    let copying = speed(bytes.len(), || {
+        for chunk in bytes.chunks(CHUNK) {
+            out[..chunk.len()].copy_from_slice(chunk);
             black_box(&out);
         }
     });
-    for (chunk, (id, body)) in bytes.chunks(CHUNK).zip(&bodies) {
-        codec::decode(*id, body, codec::Base::None, &mut scratch, &mut out[..chunk.len()]).expect("a body of ours");
+    let mut decode = |n: usize, out: &mut [u8]| {
+        let (id, body) = &bodies[n];
+        let base = base_of(n).map_or(codec::Base::None, codec::Base::Bytes);
+        codec::decode(*id, body, base, &mut scratch, out).expect("a body of ours");
+    };
+    let decoding = speed(bytes.len(), || {
+        for (n, chunk) in bytes.chunks(CHUNK).enumerate() {
+            decode(n, &mut out[..chunk.len()]);
+            black_box(&out);
+        }
+    });
+    for (n, chunk) in bytes.chunks(CHUNK).enumerate() {
+        decode(n, &mut out[..chunk.len()]);
         assert!(out[..chunk.len()] == *chunk, "other bytes came back");
     }
-    let codec = ["raw", "planes", "zstd"][usize::from(bodies[0].0.0)];
+    let codec = codec::name_of(bodies[0].0);
     let share = 100.0 * bodies.iter().map(|(_, body)| body.len()).sum::<usize>() as f64 / bytes.len() as f64;
-    println!("{name:<28} {codec:<6} {share:>7.2} {encoding:>8.2} {decoding:>8.2}");
+    println!("{name:<28} {codec:<6} {share:>7.2} {encoding:>8.2} {decoding:>8.2} {copying:>9.2}");
 }
 
 /// GB/s, the median of some rounds behind one that does not count.
@@ -114,20 +149,47 @@ fn speed(bytes: usize, mut round: impl FnMut()) -> f64 {
     bytes as f64 / seconds[ROUNDS / 2] / 1e9
 }
 
-fn noise(len: usize) -> Vec<u8> {
+fn noise(len: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; len];
-    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    blake3::Hasher::new().update(&[seed]).finalize_xof().fill(&mut bytes);
     bytes
 }
 
 /// Weights as a layer has them at the start: standard deviation 0.02.
-fn gaussians(count: usize) -> Vec<u8> {
+fn gaussians(count: usize, seed: u8) -> Vec<u8> {
     let uniform = |bytes: &[u8]| (f64::from(u32::from_le_bytes(array(bytes))) + 0.5) / 2f64.powi(32);
     let normal = |pair: &[u8]| {
         let (radius, angle) = (uniform(&pair[..4]), uniform(&pair[4..]));
         (0.02 * (-2.0 * radius.ln()).sqrt() * (std::f64::consts::TAU * angle).cos()) as f32
     };
-    noise(count * 8).chunks_exact(8).flat_map(|pair| normal(pair).to_le_bytes()).collect()
+    noise(count * 8, seed).chunks_exact(8).flat_map(|pair| normal(pair).to_le_bytes()).collect()
+}
+
+/// Weights after steps as AdamW takes them: each moves every weight by about the rate, whatever its size, this way or
+/// that, and lets it decay a little.
+fn steps_on(floats: &[u8], rate: f32, steps: u8) -> Vec<u8> {
+    let far = rate * f32::from(steps).sqrt() / 0.02;
+    let decay = 1.0 - 0.01 * rate * f32::from(steps);
+    let moved = |(float, way): (&[u8], &[u8])| {
+        (f32::from_le_bytes(array(float)) * decay - far * f32::from_le_bytes(array(way))).to_le_bytes()
+    };
+    floats.chunks_exact(4).zip(gaussians(floats.len() / 4, steps).chunks_exact(4)).flat_map(moved).collect()
+}
+
+/// One row of 4 KiB in so many is that of `step`, as in an embedding.
+fn some_rows(floats: &[u8], step: &[u8], one_in: usize) -> Vec<u8> {
+    let mut bytes = floats.to_vec();
+    let rows = bytes.chunks_mut(4096).zip(step.chunks(4096)).step_by(one_in);
+    rows.for_each(|(row, step)| row.copy_from_slice(step));
+    bytes
+}
+
+/// One weight in so many is that of `step`.
+fn some_floats(floats: &[u8], step: &[u8], one_in: usize) -> Vec<u8> {
+    let mut bytes = floats.to_vec();
+    let some = bytes.chunks_exact_mut(4).zip(step.chunks_exact(4)).step_by(one_in);
+    some.for_each(|(float, step)| float.copy_from_slice(step));
+    bytes
 }
 
 fn half_zero(floats: &[u8]) -> Vec<u8> {

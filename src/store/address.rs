@@ -49,6 +49,7 @@ impl FromStr for Address {
         let point = match point {
             "latest" => Point::Latest,
             "latest:complete" => Point::Complete,
+            _ if point.starts_with("latest:") => return Err(bad("write RUN@latest or RUN@latest:complete")),
             "best" => return Err(bad("write RUN@best:METRIC")),
             _ if point.starts_with("best:") => best(&point[5..])
                 .ok_or_else(|| bad("write RUN@best:METRIC, with :min or :max behind it if you like"))?,
