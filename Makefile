@@ -9,7 +9,7 @@ reader := target/venv/ready
 endif
 export TREERING_PYTHON
 
-.PHONY: help demo session test asan bench lint fmt
+.PHONY: help demo session test asan bench lint fmt faults crash-full damage-full
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
@@ -19,6 +19,8 @@ help:
 	@echo "make bench   all benchmarks"
 	@echo "make lint    format, clippy, documentation, dependencies"
 	@echo "make fmt     format the code"
+	@echo "make faults  the tests of faults, and which rows of docs/DURABILITY.md they cover"
+	@echo "make crash-full, damage-full    a million crash states; every bit of a small store"
 
 demo:
 	$(CARGO) run --release --quiet -- demo
@@ -58,3 +60,13 @@ target/venv/ready:
 	$(PYTHON) -m venv target/venv
 	target/venv/bin/python -m pip install --quiet --disable-pip-version-check numpy blake3 zstandard
 	touch $@
+
+faults: $(reader)
+	$(CARGO) test --no-fail-fast --lib --tests -- --show-output f0 f1 > target/faults.log 2>&1; true
+	$(PYTHON) tests/faults.py target/faults.log docs/DURABILITY.md
+
+crash-full:
+	TREERING_CRASH_STATES=1000000 $(CARGO) test --release --no-default-features --test sim -- --nocapture crash::
+
+damage-full:
+	TREERING_ALL_BITS=1 $(CARGO) test --release --no-default-features --test sim -- --nocapture f012_every_bit

@@ -340,7 +340,7 @@ impl Error {
             Error::InputChanged { .. } => "save again once its writer has finished".into(),
             Error::Stale { .. } => "save again".into(),
             Error::ChunkDamaged { .. } | Error::ChunkMissing { .. } | Error::ObjectMissing { .. } | Error::ObjectDamaged { .. } => {
-                "treering verify --deep names every checkpoint and tensor that it touches".into()
+                "treering verify --deep names every checkpoint and tensor that it touches; treering repair saves what can be saved".into()
             }
             Error::Catalog { .. } => "treering rebuild makes it anew".into(),
             Error::Bug(_) => "please report this".into(),

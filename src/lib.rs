@@ -30,7 +30,8 @@
 //! * [`Store::log`], [`Store::best`], [`Store::find`]: the history. [`Store::annotate`], [`Store::tag`],
 //!   [`Store::forget`], [`Store::undo`], [`Store::fork`], [`Store::lease`] change what is said of it.
 //! * [`Store::set_policy`], [`Store::gc`]: what stays, and the space of what does not.
-//! * [`Store::verify`], [`Store::rebuild`], [`Store::stats`]: is it sound, make the catalog anew, how big is it.
+//! * [`Store::verify`], [`Store::repair`], [`Store::rebuild`], [`Store::stats`]: is it sound, save what can be saved, make
+//!   the catalog anew, how big is it.
 //!
 //! The library never prints: it reports through a [`monitor::Monitor`] and returns a report. Every error has a
 //! [kind](Error::kind) for programs and a [hint](Error::hint) for people.
@@ -170,7 +171,7 @@
 //!
 //! | floor | modules | must not know |
 //! |---|---|---|
-//! | errands | [`history`], [`stats`] | how bytes are stored |
+//! | errands | [`history`], [`repair`], [`stats`] | how bytes are stored |
 //! | journeys | [`save`], [`restore`], [`retain`], [`gc`], [`verify`] | each other; they meet in the store |
 //! | the store | [`store`] | what a save or a collection is for |
 //! | places | [`backend`], [`catalog`] | `backend`: what is in an object. `catalog`: that objects exist |
@@ -210,6 +211,7 @@ pub mod verify;
 pub mod doctor;
 pub mod export;
 pub mod history;
+pub mod repair;
 pub mod stats;
 
 pub use error::{Error, ErrorKind, Result};

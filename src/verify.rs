@@ -1,7 +1,8 @@
 //! Reading what is stored, and believing nothing.
 //!
 //! Damage does not end it: what is found is collected, and for each damaged object the report names every checkpoint
-//! and every tensor that it reaches.
+//! and every tensor that it reaches. The catalog is not asked: the log is folded anew, and footers are read from packs.
+//! What an entry that cannot be read said is made again from packs, to name the checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
@@ -10,12 +11,13 @@ use std::time::Instant;
 use crate::catalog::{CheckpointRow, Filter, PackRow, PackState};
 use crate::codec;
 use crate::error::{Error, Result};
+use crate::format::entry::Decoded;
 use crate::format::keys::Key;
 use crate::format::pack::{self, Footer};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::Unit;
 use crate::parallel;
-use crate::store::{ChunkTool, Manifest, Store};
+use crate::store::{ChunkTool, Manifest, Store, WHOLE};
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +48,8 @@ pub struct VerifyReport {
     pub raw_bytes: u64,
     /// Objects, or parts of them, that are not what was written.
     pub damage: Vec<Damage>,
+    /// Damage that the log knows of. If no checkpoint is affected, good copies are elsewhere.
+    pub known: Vec<Damage>,
     /// Checkpoints that cannot be restored whole, with the names of the tensors that are lost.
     pub affected: Vec<Affected>,
     /// Packs that no entry names: of saves that run now, or that died. A collection removes the latter.
@@ -83,11 +87,11 @@ impl VerifyReport {
 
 /// What is found while packs are read.
 #[derive(Default)]
-struct Findings {
+pub(crate) struct Findings {
     damage: BTreeSet<Damage>,
     /// Frames that cannot be read, and packs of which nothing can.
-    bad_chunks: HashSet<(PackId, ChunkId)>,
-    bad_packs: HashSet<PackId>,
+    pub(crate) bad_chunks: BTreeSet<(PackId, ChunkId)>,
+    pub(crate) bad_packs: BTreeSet<PackId>,
     frames: u64,
     stored: u64,
     raw: u64,
@@ -96,64 +100,89 @@ struct Findings {
 impl Store {
     /// Reads what is stored, to this depth.
     pub fn verify(&self, depth: Depth) -> Result<VerifyReport> {
+        self.refresh()?;
+        self.check_catalog()?;
+        Ok(self.look_through(depth)?.0)
+    }
+
+    /// The same, and what was found in packs.
+    pub(crate) fn look_through(&self, depth: Depth) -> Result<(VerifyReport, Findings)> {
         let started = Instant::now();
         let mut report = VerifyReport::default();
-        self.refresh()?;
-        let mut damage = self.verify_log(&mut report)?;
+        let cold = self.cold()?;
+        let unfolded = cold.catalog().damaged()?;
+        if !unfolded.is_empty() {
+            cold.fold_as_if(&cold.remake(&cold.unreadable()?)?)?;
+        }
+        let mut damage = cold.verify_log(&mut report)?;
         let packs: Vec<PackRow> =
-            self.catalog().packs()?.into_iter().filter(|pack| pack.state == PackState::Live).collect();
+            cold.catalog().packs()?.into_iter().filter(|pack| pack.state == PackState::Live).collect();
         let lying: BTreeMap<PackId, u64> = self.backend().packs()?.into_iter().collect();
         let known: HashSet<PackId> = packs.iter().map(|pack| pack.pack).collect();
-        report.foreign = self.foreign(&known, lying.keys())?;
-        let findings = self.verify_packs(&packs, &lying, depth)?;
+        report.foreign = cold.foreign(&known, lying.keys())?;
+        let findings = cold.verify_packs(&packs, &lying, depth)?;
         report.packs = packs.len() as u64;
         (report.frames, report.stored_bytes, report.raw_bytes) = (findings.frames, findings.stored, findings.raw);
         damage.extend(findings.damage.iter().cloned());
-        report.affected = self.affected(&findings, depth)?;
-        report.checkpoints = self.catalog().count_checkpoints()?[..2].iter().sum();
-        report.damage = damage.into_iter().collect();
+        let lost_slots: BTreeSet<u64> = unfolded.into_iter().map(|(slot, _)| slot).collect();
+        report.affected = cold.affected(&findings, &lost_slots, depth)?;
+        report.checkpoints = cold.catalog().count_checkpoints()?[..2].iter().sum();
+        (report.known, report.damage) = cold.split_known(damage)?;
         report.seconds = started.elapsed().as_secs_f64();
-        Ok(report)
+        Ok((report, findings))
     }
 
     /// Every slot up to the head, read again.
     fn verify_log(&self, report: &mut VerifyReport) -> Result<BTreeSet<Damage>> {
-        let mut damage = BTreeSet::new();
+        let (mut damage, mut senseless) = (BTreeSet::new(), BTreeSet::new());
         let position = self.catalog().position()?;
         let mut previous = self.origin();
+        // What still makes no sense although all that could be made again was.
+        let unfolded: BTreeMap<u64, String> = self.catalog().damaged()?.into_iter().collect();
         self.monitor().begin("checking the log", Some(position.next), Unit::Things);
         for slot in 0..position.next {
             self.check_stop()?;
             let object = Key::entry(slot).to_string();
             let bad = |why: String| Damage { object: object.clone(), chunk: None, why };
-            let decoded = match self.read_entry_bytes(slot) {
-                Ok(Some(bytes)) => crate::format::entry::Entry::decode(&bytes, self.id(), slot),
-                Ok(None) => Err(Error::ObjectMissing { object: object.clone() }),
-                Err(error) => Err(error),
-            };
-            let hash = match decoded {
-                Ok(crate::format::entry::Decoded::Entry(entry, hash)) => {
-                    if previous.is_some_and(|previous| previous != entry.previous) {
-                        damage.insert(bad("it does not follow the entry before it".into()));
+            report.entries += 1;
+            let is_void = self.catalog().is_void(slot)?;
+            previous = match self.read_entry(slot)? {
+                Some(Ok(Decoded::Entry(entry, hash))) => {
+                    let follows = previous.is_none_or(|previous| previous == entry.previous);
+                    match unfolded.get(&slot) {
+                        _ if is_void => {}
+                        _ if !follows => drop(damage.insert(bad("it does not follow the entry before it".into()))),
+                        Some(why) => drop(senseless.insert(bad(why.clone()))),
+                        None => {}
                     }
                     Some(hash)
                 }
-                Ok(crate::format::entry::Decoded::Unknown { hash, .. }) => Some(hash),
-                Err(error) => {
-                    damage.insert(bad(said(&error)));
+                Some(Ok(Decoded::Unknown { hash, .. })) => Some(hash),
+                unreadable => {
+                    if !is_void {
+                        let why = unreadable.and_then(|entry| entry.err()).map_or("missing".into(), |e| said(&e));
+                        damage.insert(bad(why));
+                    }
                     None
                 }
             };
-            previous = hash;
-            report.entries += 1;
             self.monitor().advance(1);
         }
-        if previous.is_some_and(|last| last != position.head) {
-            let object = Key::entry(position.next.saturating_sub(1)).to_string();
-            damage.insert(Damage { object, chunk: None, why: "it is not the entry that was read before".into() });
-        }
         self.monitor().end();
+        // What makes no sense only because others cannot be read is as it was written.
+        if damage.is_empty() {
+            damage = senseless;
+        }
         Ok(damage)
+    }
+
+    /// What the log knows to be damaged, and what it does not.
+    fn split_known(&self, damage: BTreeSet<Damage>) -> Result<(Vec<Damage>, Vec<Damage>)> {
+        let bad = self.catalog().bad()?;
+        let known: HashSet<(String, ChunkId)> =
+            bad.into_iter().map(|(pack, chunk)| (Key::pack(pack.pack).to_string(), chunk)).collect();
+        let is_known = |d: &Damage| known.contains(&(d.object.clone(), d.chunk.unwrap_or(WHOLE)));
+        Ok(damage.into_iter().partition(is_known))
     }
 
     fn foreign<'a>(&self, known: &HashSet<PackId>, lying: impl Iterator<Item = &'a PackId>) -> Result<Vec<PackId>> {
@@ -177,10 +206,18 @@ impl Store {
             self.check_stop()?;
             let found = match lying.get(&pack.pack) {
                 None => Err(Error::ObjectMissing { object: Key::pack(pack.pack).to_string() }),
-                Some(_) => self.read_footer(pack).and_then(|(footer, _)| self.check_header(pack).map(|()| footer)),
+                Some(_) => self.read_footer(pack),
             };
             match found {
-                Ok(footer) => whole.push((pack.clone(), footer)),
+                Ok((footer, bytes)) => {
+                    // Nothing is read with the help of a header.
+                    if let Err(error) = self.check_header(pack) {
+                        let object = Key::pack(pack.pack).to_string();
+                        lock().damage.insert(Damage { object, chunk: None, why: said(&error) });
+                    }
+                    self.catalog().put_footer(pack, &bytes);
+                    whole.push((pack.clone(), footer));
+                }
                 Err(error) => {
                     let mut found = lock();
                     found.damage.insert(Damage {
@@ -269,8 +306,8 @@ impl Store {
 
     /// The checkpoints that damage reaches, and what of them is lost. Without damage nothing is read for it, unless
     /// every manifest is to be read anyway.
-    fn affected(&self, findings: &Findings, depth: Depth) -> Result<Vec<Affected>> {
-        let sound = findings.bad_packs.is_empty() && findings.bad_chunks.is_empty();
+    fn affected(&self, findings: &Findings, slots: &BTreeSet<u64>, depth: Depth) -> Result<Vec<Affected>> {
+        let sound = findings.bad_packs.is_empty() && findings.bad_chunks.is_empty() && slots.is_empty();
         if sound && depth < Depth::Deep {
             return Ok(Vec::new());
         }
@@ -278,7 +315,10 @@ impl Store {
         let mut affected = Vec::new();
         for row in rows {
             self.check_stop()?;
-            let lost = self.lost(&row, findings)?;
+            let mut lost = self.lost(&row, findings)?;
+            if slots.contains(&row.slot) {
+                lost.insert(0, "its entry in the log".into());
+            }
             if !lost.is_empty() {
                 affected.push(Affected { checkpoint: row, lost });
             }
@@ -289,11 +329,9 @@ impl Store {
     fn lost(&self, row: &CheckpointRow, findings: &Findings) -> Result<Vec<String>> {
         let packs = self.catalog().packs_of(row.slot)?;
         let sound: Vec<PackRow> = packs.into_iter().filter(|pack| !findings.bad_packs.contains(&pack.pack)).collect();
-        let manifest = match Manifest::open_from(self.pack_set(sound)?, row.clone()) {
-            Ok(manifest) => manifest,
-            Err(error) => return Ok(vec![format!("everything (its manifest cannot be read: {})", said(&error))]),
-        };
-        manifest.lost(&|pack, chunk| findings.bad_chunks.contains(&(pack, chunk)))
+        let lost = Manifest::open_from(self.pack_set(sound)?, row.clone())
+            .and_then(|manifest| manifest.lost(&|pack, chunk| findings.bad_chunks.contains(&(pack, chunk))));
+        Ok(lost.unwrap_or_else(|error| vec![format!("everything (its manifest cannot be read: {})", said(&error))]))
     }
 }
 

@@ -19,6 +19,8 @@ use crate::id::{PackId, SaveId};
 const LOCK: &str = "lock";
 /// Times that a save tries to get a folder of its own.
 const BEGIN_TRIES: u32 = 100;
+/// Times that an entry's file is written, if it vanishes before it has its name.
+const ENTRY_TRIES: u32 = 3;
 const ENTRY_PREFIX: &str = "entry-";
 /// Room for the largest entry and what surrounds it.
 const RESERVE_BYTES: usize = 2 << 20;
@@ -48,6 +50,8 @@ impl LocalBackend {
         }
         self.sync_folder(&self.root.join(keys::PACKS))?;
         self.make_reserve();
+        // A description that a crash keeps without the folders would be a store that cannot be written.
+        self.sync_folder(&self.root)?;
         let temporary = self.temporary_name();
         self.write_new(&temporary, config)?;
         let linked = self.link_new(&temporary, &Key::config());
@@ -58,7 +62,7 @@ impl LocalBackend {
         })?;
         self.sync_folder(&self.root)?;
         // The store's own name is as durable as its content only once its parent is synced.
-        match self.root.canonicalize().ok().as_deref().and_then(Path::parent) {
+        match self.root.canonicalize().unwrap_or_else(|_| self.root.clone()).parent() {
             Some(parent) => self.sync_folder(parent),
             None => Ok(()),
         }
@@ -107,6 +111,14 @@ impl LocalBackend {
             self.discard(path);
         }
         written
+    }
+
+    fn link_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
+        let temporary = self.temporary_name();
+        self.write_new(&temporary, bytes)?;
+        let linked = self.link_new(&temporary, &Key::entry(slot));
+        self.discard(&temporary);
+        linked
     }
 
     fn link_new(&self, from: &Path, key: &Key) -> Result<()> {
@@ -179,14 +191,23 @@ impl Backend for LocalBackend {
     }
 
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
-        let temporary = self.temporary_name();
-        self.write_new(&temporary, bytes)?;
-        let linked = self.link_new(&temporary, &Key::entry(slot)).and_then(|()| {
-            // The name is there, but may not be durable: nobody knows.
-            self.sync_folder(&self.root.join(keys::LOG)).map_err(|e| Error::Unknown { slot, source: Box::new(e) })
-        });
-        self.discard(&temporary);
-        linked
+        let mut linked = self.link_entry(slot, bytes);
+        // Whoever sleeps long enough finds that a collection has taken the file for one of a dead process.
+        for _ in 1..ENTRY_TRIES {
+            match &linked {
+                Err(Error::Io { op: "link", source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    linked = self.link_entry(slot, bytes);
+                }
+                _ => break,
+            }
+        }
+        linked?;
+        // The name is there, but may not be durable: nobody knows.
+        self.sync_log().map_err(|e| Error::Unknown { slot, source: Box::new(e) })
+    }
+
+    fn sync_log(&self) -> Result<()> {
+        self.sync_folder(&self.root.join(keys::LOG))
     }
 
     fn read(&self, key: &Key, bytes_max: usize) -> Result<Vec<u8>> {
@@ -278,6 +299,14 @@ impl Backend for LocalBackend {
         Ok(())
     }
 
+    fn is_staged(&self, save: SaveId) -> Result<bool> {
+        let folder = self.root.join(keys::tmp_folder(save));
+        match self.disk.list(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            listed => listed.map(|_| true).context("list", &folder),
+        }
+    }
+
     fn temporary(&self) -> Result<(u64, u64)> {
         let (mut files, mut bytes) = (0, 0);
         for name in self.list(keys::TMP)? {
@@ -296,9 +325,14 @@ impl Backend for LocalBackend {
 
     fn make_reserve(&self) {
         let path = self.root.join(keys::RESERVE);
+        let there = self.disk.open(&path).and_then(|file| file.bytes());
+        if there.is_ok_and(|bytes| bytes >= RESERVE_BYTES as u64) {
+            return;
+        }
+        // Whole or not at all: half a reserve, as a crash may leave it, might not be enough for an entry.
+        self.discard(&path);
         let Ok(mut file) = self.disk.create(&path) else { return };
-        // Whole or not at all: half a reserve might not be enough for an entry.
-        if file.append(&vec![0; RESERVE_BYTES]).is_err() {
+        if file.append(&vec![0; RESERVE_BYTES]).and_then(|()| file.sync()).is_err() {
             self.discard(&path);
         }
     }

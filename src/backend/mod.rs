@@ -26,6 +26,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Makes a log entry durable under its key; `ObjectExists` if there is one already, `Unknown` if that cannot be
     /// told.
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()>;
+    /// Makes every entry that can be seen durable. Whoever builds on an entry that another has put, or says to someone
+    /// that it is there, asks for this first: its writer may not have come that far.
+    fn sync_log(&self) -> Result<()>;
     /// The whole of a small object.
     fn read(&self, key: &Key, bytes_max: usize) -> Result<Vec<u8>>;
     /// An object to read parts of.
@@ -45,6 +48,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Calls `bury` for each save that began and did not end, and that no living process of this machine owns; then its
     /// staged files are removed. Other temporary files older than `before` go too.
     fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()>;
+    /// True if the save began and did not end.
+    fn is_staged(&self, save: SaveId) -> Result<bool>;
     /// Temporary files, and their bytes. What is put aside for a full disk does not count.
     fn temporary(&self) -> Result<(u64, u64)>;
     /// Gives up the space that is put aside for freeing space on a full disk; false if there is none.

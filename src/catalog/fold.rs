@@ -6,11 +6,12 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::{Catalog, broken, packs};
+use super::packs::{PackRow, PackState};
+use super::{Catalog, broken, packs, seal};
 use crate::error::{Error, Result};
-use crate::format::entry::{Amend, Body, Commit, Entry, Metrics, Needs, NewPack, Repack};
+use crate::format::entry::{Amend, Bad, Body, Commit, Entry, Heal, Metrics, Needs, NewPack, Repack, Void};
 use crate::format::keys::Key;
-use crate::id::{Hash, PackId, SaveId};
+use crate::id::{ChunkId, Hash, PackId, SaveId};
 
 /// A pack's row in this catalog.
 pub(super) type PackRef = i64;
@@ -32,14 +33,37 @@ impl Catalog {
                 std::cmp::Ordering::Greater => return Err(broken("it moved back")),
                 std::cmp::Ordering::Equal => {}
             }
-            apply_known(&mut tx, entry)?;
+            apply_known(&mut tx, entry, self.lenient)?;
             advance(&tx, entry.slot + 1, hash)?;
         }
         tx.commit()?;
         Ok(())
     }
 
-    /// Passes a slot that cannot be read and whose hash its successor gives.
+    /// From now on, entries that speak of what is not there are passed: void slots may have said it.
+    pub(crate) fn be_lenient(&mut self) {
+        self.lenient = true;
+    }
+
+    /// Passes a slot that a later entry puts out of effect, and that nothing takes the place of.
+    pub fn pass_void(&mut self, slot: u64, hash: Hash) -> Result<()> {
+        let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        advance(&tx, slot + 1, hash)?;
+        tx.commit()?;
+        Ok(())
+    }
+
+    /// True if a void entry that was folded names this slot.
+    pub fn is_void(&self, slot: u64) -> Result<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM voids WHERE slot = ?")?.exists([slot])?)
+    }
+
+    /// True if anything in the log was put out of effect.
+    pub fn has_voids(&self) -> Result<bool> {
+        Ok(self.db.prepare_cached("SELECT 1 FROM voids LIMIT 1")?.exists([])?)
+    }
+
+    /// Passes a slot that cannot be read. Its hash is what its successor gives, or zeros if that cannot be known.
     pub fn pass_damaged(&mut self, slot: u64, hash: Hash, why: &str) -> Result<()> {
         let tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         tx.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", params![slot, why])?;
@@ -50,8 +74,8 @@ impl Catalog {
 }
 
 /// An entry may speak of what an entry says that could not be read: it is passed like that one.
-fn apply_known(tx: &mut Transaction<'_>, entry: &Entry) -> Result<()> {
-    if !tx.prepare_cached("SELECT 1 FROM damaged LIMIT 1")?.exists([])? {
+fn apply_known(tx: &mut Transaction<'_>, entry: &Entry, lenient: bool) -> Result<()> {
+    if !lenient && !tx.prepare_cached("SELECT 1 FROM damaged LIMIT 1")?.exists([])? {
         return apply_body(tx, entry);
     }
     let save = tx.savepoint()?;
@@ -121,6 +145,9 @@ fn apply_body(tx: &Connection, entry: &Entry) -> Result<()> {
             tx.execute("INSERT OR IGNORE INTO aborted VALUES (?)", params![entry.save.0])?;
             body.packs.iter().try_for_each(|&pack| condemn(tx, pack))
         }
+        Body::Void(body) => void(tx, entry, body),
+        Body::Bad(body) => bad(tx, entry, body),
+        Body::Heal(body) => heal(tx, entry, body),
     }
 }
 
@@ -134,14 +161,28 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
     }
     let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
     for &slot in &body.supersedes {
-        tx.execute("UPDATE checkpoints SET status = 1 WHERE slot = ? AND status = 0", [slot])?;
+        if live_set(tx, slot)?.is_some() {
+            tx.prepare_cached("UPDATE checkpoints SET status = 1 WHERE slot = ? AND status = 0")?.execute([slot])?;
+            seal::renew(tx, slot)?;
+        }
     }
     if let Some(slot) = body.replaces {
         forget(tx, entry, slot, "replaced")?;
     }
     count(tx, &needed, 1)?;
+    let packs = packs::encode_set(&needed);
+    let sealed = seal::Sealed {
+        slot: entry.slot,
+        run,
+        step: body.step,
+        status: 0,
+        manifest: body.manifest.id.0,
+        manifest_bytes: body.manifest.bytes,
+        packs: &packs,
+    };
+    let seal = sealed.seal();
     tx.prepare_cached(
-        "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
+        "INSERT INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?)",
     )?
     .execute(params![
         entry.slot,
@@ -162,9 +203,11 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
         body.sizes.stored,
         json(&body.components),
         json(&body.dropped),
-        packs::encode_set(&needed),
+        packs,
         body.note,
+        seal,
     ])?;
+    seal::change(tx, "checkpoints", seal::Seal::default(), seal)?;
     put_metrics(tx, run, entry.slot, &body.metrics)?;
     put_tags(tx, run, entry.slot, &body.tags)
 }
@@ -176,6 +219,7 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
         })
         .optional()?
         .ok_or_else(|| unknown(entry, body.slot))?;
+    seal::check(tx, body.slot)?;
     let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
     if status < 2 {
         count(tx, &needed, 1)?;
@@ -197,30 +241,79 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
             body.slot
         ],
     )?;
-    Ok(())
+    seal::renew(tx, body.slot)
 }
 
 /// Whoever needed one of the old packs needs all of the new ones instead.
 fn repack(tx: &Connection, entry: &Entry, body: &Repack) -> Result<()> {
     let new = put_packs(tx, entry.save, &body.packs)?;
     let old = body.replaces.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
-    let users = {
-        let mut statement = tx.prepare_cached("SELECT slot, packs FROM checkpoints WHERE status < 2")?;
-        let rows = statement.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-        rows.collect::<rusqlite::Result<Vec<_>>>()?
-    };
-    for (slot, set) in users {
-        let before = packs::decode_set(&set)?;
-        if before.is_disjoint(&old) {
-            continue;
-        }
+    for (slot, before) in users_of(tx, &old)? {
         let after: BTreeSet<PackRef> = before.difference(&old).copied().chain(new.iter().copied()).collect();
-        count(tx, &after, 1)?;
-        count(tx, &before, -1)?;
-        tx.prepare_cached("UPDATE checkpoints SET packs = ? WHERE slot = ?")?
-            .execute(params![packs::encode_set(&after), slot])?;
+        set_needed(tx, slot, &before, &after)?;
     }
     body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
+}
+
+/// The checkpoints that are not forgotten and need one of these packs, with all that they need.
+fn users_of(tx: &Connection, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
+    let mut statement = tx.prepare_cached("SELECT slot, packs FROM checkpoints WHERE status < 2")?;
+    let rows = statement.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    let mut users = Vec::new();
+    for row in rows {
+        let (slot, set) = row?;
+        let set = packs::decode_set(&set)?;
+        if !set.is_disjoint(packs) {
+            users.push((slot, set));
+        }
+    }
+    Ok(users)
+}
+
+fn set_needed(tx: &Connection, slot: u64, before: &BTreeSet<PackRef>, after: &BTreeSet<PackRef>) -> Result<()> {
+    seal::check(tx, slot)?;
+    count(tx, after, 1)?;
+    count(tx, before, -1)?;
+    tx.prepare_cached("UPDATE checkpoints SET packs = ? WHERE slot = ?")?
+        .execute(params![packs::encode_set(after), slot])?;
+    seal::renew(tx, slot)
+}
+
+/// From here on it is as if these slots had never said what they say. The caller has folded them so.
+fn void(tx: &Connection, entry: &Entry, body: &Void) -> Result<()> {
+    for void in &body.slots {
+        if void.slot >= entry.slot {
+            return Err(Error::damaged(Key::entry(entry.slot).as_str(), "it speaks of a slot that comes after it"));
+        }
+        tx.execute("INSERT OR REPLACE INTO voids VALUES (?)", [void.slot])?;
+        tx.execute("DELETE FROM damaged WHERE slot = ?", [void.slot])?;
+    }
+    Ok(())
+}
+
+fn bad(tx: &Connection, entry: &Entry, body: &Bad) -> Result<()> {
+    let whole = [ChunkId::default()];
+    for copies in &body.copies {
+        let pack = pack_ref(tx, entry, copies.pack)?;
+        for chunk in if copies.chunks.is_empty() { &whole[..] } else { &copies.chunks } {
+            tx.prepare_cached("INSERT OR REPLACE INTO bad VALUES (?, ?)")?.execute(params![pack, chunk.0])?;
+        }
+    }
+    Ok(())
+}
+
+/// Whoever needs a damaged pack needs those with the good copies, too.
+fn heal(tx: &Connection, entry: &Entry, body: &Heal) -> Result<()> {
+    let mut good: BTreeSet<PackRef> = put_packs(tx, entry.save, &body.packs)?.into_iter().collect();
+    for &pack in &body.with {
+        good.insert(pack_ref(tx, entry, pack)?);
+    }
+    let damaged = body.heals.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
+    for (slot, before) in users_of(tx, &damaged)? {
+        let after: BTreeSet<PackRef> = before.union(&good).copied().collect();
+        set_needed(tx, slot, &before, &after)?;
+    }
+    Ok(())
 }
 
 fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
@@ -231,39 +324,59 @@ fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()>
     count(tx, &set, -1)?;
     tx.prepare_cached("UPDATE checkpoints SET status = 2, reason = ? WHERE slot = ?")?
         .execute(params![reason, slot])?;
+    seal::renew(tx, slot)?;
     Ok(())
 }
 
 fn undo(tx: &Connection, entry: &Entry, slot: u64) -> Result<()> {
     run_of(tx, entry, slot)?;
+    seal::check(tx, slot)?;
     if live_set(tx, slot)?.is_none() {
         let set: Vec<u8> = tx.query_row("SELECT packs FROM checkpoints WHERE slot = ?", [slot], |row| row.get(0))?;
         count(tx, &packs::decode_set(&set)?, 1)?;
     }
     tx.execute("UPDATE checkpoints SET status = 0, reason = NULL WHERE slot = ?", [slot])?;
-    Ok(())
+    seal::renew(tx, slot)
 }
 
 fn condemn(tx: &Connection, pack: PackId) -> Result<()> {
-    // An orphan of a dead save was never in the log.
-    let row = params![pack.save.0, pack.index, 0, [0u8; 32]];
-    tx.prepare_cached(
-        "INSERT OR IGNORE INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, 1)",
-    )?
-    .execute(row)?;
-    tx.prepare_cached("UPDATE packs SET state = 1 WHERE save = ? AND number = ? AND state = 0")?
-        .execute(params![pack.save.0, pack.index])?;
-    Ok(())
+    match find_pack(tx, pack)? {
+        Some(row) if row.state == PackState::Live => set_state(tx, &row, 1),
+        Some(_) => Ok(()),
+        // An orphan of a dead save was never in the log.
+        None => put_pack(tx, pack, 0, [0; 32], 1).map(|_| ()),
+    }
 }
 
 fn sweep(tx: &Connection, pack: PackId) -> Result<()> {
-    let id: Option<PackRef> = tx
-        .prepare_cached("SELECT id FROM packs WHERE save = ? AND number = ?")?
-        .query_row(params![pack.save.0, pack.index], |row| row.get(0))
-        .optional()?;
-    tx.prepare_cached("UPDATE packs SET state = 2 WHERE id = ?")?.execute([id])?;
-    tx.prepare_cached("DELETE FROM footers WHERE pack = ?")?.execute([id])?;
-    Ok(())
+    let Some(row) = find_pack(tx, pack)? else { return Ok(()) };
+    tx.prepare_cached("DELETE FROM footers WHERE pack = ?")?.execute([row.row])?;
+    tx.prepare_cached("DELETE FROM bad WHERE pack = ?")?.execute([row.row])?;
+    set_state(tx, &row, 2)
+}
+
+fn find_pack(tx: &Connection, pack: PackId) -> Result<Option<PackRow>> {
+    let sql = format!("SELECT {} FROM packs WHERE save = ? AND number = ?", packs::COLUMNS);
+    Ok(tx.prepare_cached(&sql)?.query_row(params![pack.save.0, pack.index], packs::pack_row).optional()?)
+}
+
+fn set_state(tx: &Connection, row: &PackRow, state: u8) -> Result<()> {
+    let seal = |state| seal::of_pack(row.row, row.pack, row.bytes, row.footer.0, state);
+    tx.prepare_cached("UPDATE packs SET state = ?, seal = ? WHERE id = ?")?.execute(params![
+        state,
+        seal(state),
+        row.row
+    ])?;
+    seal::change(tx, "packs", seal(row.state as u8), seal(state))
+}
+
+fn put_pack(tx: &Connection, pack: PackId, bytes: u64, footer: [u8; 32], state: u8) -> Result<PackRef> {
+    let sql = "INSERT INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, ?)";
+    let row = tx.prepare_cached(sql)?.insert(params![pack.save.0, pack.index, bytes, footer, state])?;
+    let seal = seal::of_pack(row, pack, bytes, footer, state);
+    tx.prepare_cached("UPDATE packs SET seal = ? WHERE id = ?")?.execute(params![seal, row])?;
+    seal::change(tx, "packs", seal::Seal::default(), seal)?;
+    Ok(row)
 }
 
 fn put_run(tx: &Connection, name: &str, entry: &Entry) -> Result<i64> {
@@ -292,13 +405,8 @@ fn put_tags(tx: &Connection, run: i64, slot: u64, tags: &[String]) -> Result<()>
 }
 
 fn put_packs(tx: &Connection, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
-    let mut refs = Vec::with_capacity(new.len());
-    for pack in new {
-        let row = params![save.0, pack.index, pack.bytes, pack.footer.0];
-        let sql = "INSERT INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, 0)";
-        refs.push(tx.prepare_cached(sql)?.insert(row)?);
-    }
-    Ok(refs)
+    let put = |pack: &NewPack| put_pack(tx, PackId { save, index: pack.index }, pack.bytes, pack.footer.0, 0);
+    new.iter().map(put).collect()
 }
 
 /// The complete set of packs, own ones included, that an entry says a checkpoint needs.
@@ -334,6 +442,9 @@ fn live_set(tx: &Connection, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
         .prepare_cached("SELECT packs FROM checkpoints WHERE slot = ? AND status < 2")?
         .query_row([slot], |row| row.get(0))
         .optional()?;
+    if set.is_some() {
+        seal::check(tx, slot)?;
+    }
     set.map(|set| packs::decode_set(&set)).transpose()
 }
 

@@ -6,8 +6,11 @@ use super::broken;
 use crate::error::Result;
 
 /// Only ever added to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_catalog.sql"), include_str!("../../migrations/0002_negative_zero.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_catalog.sql"),
+    include_str!("../../migrations/0002_negative_zero.sql"),
+    include_str!("../../migrations/0003_damage.sql"),
+];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {
     let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0));

@@ -12,6 +12,7 @@ mod history;
 mod lookup;
 mod migrate;
 mod packs;
+mod seal;
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,8 @@ pub struct Catalog {
     db: Connection,
     /// Where it lies; nowhere if in memory.
     path: Option<PathBuf>,
+    /// Entries may speak of what void slots said.
+    lenient: bool,
 }
 
 /// How far the log was folded.
@@ -56,7 +59,7 @@ impl Catalog {
 
     /// A catalog in memory.
     pub fn in_memory(store: StoreId, origin: Hash) -> Result<Catalog> {
-        let mut catalog = Catalog { db: Connection::open_in_memory()?, path: None };
+        let mut catalog = Catalog { db: Connection::open_in_memory()?, path: None, lenient: false };
         catalog.prepare(store, origin)?;
         Ok(catalog)
     }
@@ -80,7 +83,7 @@ impl Catalog {
         db.pragma_update(None, "journal_mode", "WAL")?;
         // The log is the truth: a catalog that a power loss rolled back only has to catch up.
         db.pragma_update(None, "synchronous", "NORMAL")?;
-        let mut catalog = Catalog { db, path: Some(path.to_path_buf()) };
+        let mut catalog = Catalog { db, path: Some(path.to_path_buf()), lenient: false };
         catalog.prepare(store, origin)?;
         Ok(catalog)
     }

@@ -1,13 +1,13 @@
 //! Packs: what the log says of them, their footers, and the sets that checkpoints need.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use rusqlite::{OptionalExtension, Row, params};
 
 use super::fold::PackRef;
-use super::{Catalog, broken};
+use super::{Catalog, broken, seal};
 use crate::error::Result;
-use crate::id::{Hash, PackId, SaveId};
+use crate::id::{ChunkId, Hash, PackId, SaveId};
 use crate::wire::{Reader, Write};
 
 /// What the log says of a pack.
@@ -38,22 +38,29 @@ pub enum PackState {
     Swept,
 }
 
-const COLUMNS: &str = "id, save, number, bytes, footer, refs, state";
+pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, state, seal";
 
-fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
-    Ok(PackRow {
+pub(super) fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
+    let state: u8 = row.get(6)?;
+    let found = PackRow {
         row: row.get(0)?,
         pack: PackId { save: SaveId(row.get(1)?), index: row.get(2)? },
         bytes: row.get(3)?,
         footer: Hash(row.get(4)?),
         refs: row.get(5)?,
-        state: match row.get(6)? {
+        state: match state {
             0 => PackState::Live,
             1 => PackState::Condemned,
             2 => PackState::Swept,
-            other => return Err(rusqlite::Error::IntegralValueOutOfRange(6, other)),
+            other => return Err(rusqlite::Error::IntegralValueOutOfRange(6, other.into())),
         },
-    })
+    };
+    // Whoever asks decides something by it.
+    let seal = seal::of_pack(found.row, found.pack, found.bytes, found.footer.0, state);
+    if row.get::<_, seal::Seal>(7)? != seal {
+        return Err(rusqlite::Error::IntegralValueOutOfRange(7, 0));
+    }
+    Ok(found)
 }
 
 impl Catalog {
@@ -65,6 +72,7 @@ impl Catalog {
 
     /// The packs that a checkpoint needs.
     pub fn packs_of(&self, slot: u64) -> Result<Vec<PackRow>> {
+        seal::check(&self.db, slot)?;
         let set: Option<Vec<u8>> = self
             .db
             .prepare_cached("SELECT packs FROM checkpoints WHERE slot = ?")?
@@ -117,6 +125,23 @@ impl Catalog {
             }
         }
         Ok(users)
+    }
+
+    /// Copies in this pack that are known to be damaged; an empty id stands for all of them.
+    pub fn bad_in(&self, pack: &PackRow) -> Result<HashSet<ChunkId>> {
+        let mut statement = self.db.prepare_cached("SELECT chunk FROM bad WHERE pack = ?")?;
+        let chunks = statement.query_map([pack.row], |row| Ok(ChunkId(row.get(0)?)))?;
+        Ok(chunks.collect::<rusqlite::Result<_>>()?)
+    }
+
+    /// All copies that are known to be damaged, with their packs.
+    pub fn bad(&self) -> Result<Vec<(PackRow, ChunkId)>> {
+        let rows = self.rows("SELECT pack, chunk FROM bad", [], |row| Ok((row.get(0)?, ChunkId(row.get(1)?))))?;
+        let mut bad = Vec::new();
+        for (pack, chunk) in rows {
+            bad.extend(self.pack_by_row(pack)?.map(|pack| (pack, chunk)));
+        }
+        Ok(bad)
     }
 
     /// True if that save's packs may never be committed.

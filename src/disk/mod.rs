@@ -9,6 +9,7 @@
 //! * Links are not followed in the last component of a path.
 
 mod real;
+mod simulated;
 
 use std::fmt;
 use std::io;
@@ -17,6 +18,7 @@ use std::path::Path;
 use crate::env::Time;
 
 pub use real::RealDisk;
+pub use simulated::SimulatedDisk;
 
 /// A file system, as far as a store needs one.
 pub trait Disk: fmt::Debug + Send + Sync {

@@ -117,6 +117,12 @@ bodies! {
     Repack = 12,
     /// A save that will never commit.
     Abort = 13,
+    /// Slots whose entries cannot be read, or make no sense any more, and what stands in their place.
+    Void = 14,
+    /// Copies that are known to be damaged.
+    Bad = 15,
+    /// Good copies for the checkpoints that need damaged ones.
+    Heal = 16,
 }
 
 /// A checkpoint.
@@ -344,6 +350,122 @@ pub struct Repack {
 pub struct Abort {
     /// Packs of it that were found.
     pub packs: Vec<PackId>,
+}
+
+/// Slots whose entries have no effect, now and for every reader that comes later.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Void {
+    /// The slots, all before this entry's own.
+    pub slots: Vec<VoidSlot>,
+}
+
+/// A slot without effect of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VoidSlot {
+    /// Which.
+    pub slot: u64,
+    /// What takes effect in that slot instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Remade>,
+}
+
+/// An entry that was made again from what packs say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remade {
+    /// The save.
+    pub save: SaveId,
+    /// When, as far as that is known.
+    pub time: Time,
+    /// What it said.
+    pub body: RemadeBody,
+}
+
+/// The kinds of entries that bring packs, and so can be made again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "nearly every one is a commit")]
+pub enum RemadeBody {
+    /// A checkpoint.
+    Commit(Commit),
+    /// Another manifest for a checkpoint.
+    Amend(Amend),
+    /// Packs in the place of others.
+    Repack(Repack),
+    /// Good copies.
+    Heal(Heal),
+}
+
+impl RemadeBody {
+    /// From the body in a pack's footer, with the packs that it was to have.
+    pub fn from_footer(body: &[u8], new: Vec<NewPack>) -> Option<RemadeBody> {
+        if let Ok(commit) = decode_json::<Commit>(body) {
+            let sizes = Sizes { stored: new.iter().map(|pack| pack.bytes).sum(), ..commit.sizes };
+            return Some(RemadeBody::Commit(Commit { packs: new, sizes, ..commit }));
+        }
+        if let Ok(amend) = decode_json::<Amend>(body) {
+            return Some(RemadeBody::Amend(Amend { packs: new, ..amend }));
+        }
+        if let Ok(repack) = decode_json::<Repack>(body) {
+            return Some(RemadeBody::Repack(Repack { packs: new, ..repack }));
+        }
+        decode_json::<Heal>(body).ok().map(|heal| RemadeBody::Heal(Heal { packs: new, ..heal }))
+    }
+
+    /// From a body that was found elsewhere.
+    pub fn from_body(body: Body) -> Option<RemadeBody> {
+        Some(match body {
+            Body::Commit(body) => RemadeBody::Commit(body),
+            Body::Amend(body) => RemadeBody::Amend(body),
+            Body::Repack(body) => RemadeBody::Repack(body),
+            Body::Heal(body) => RemadeBody::Heal(body),
+            _ => return None,
+        })
+    }
+
+    /// As the body of an entry.
+    pub fn body(&self) -> Body {
+        match self.clone() {
+            RemadeBody::Commit(body) => Body::Commit(body),
+            RemadeBody::Amend(body) => Body::Amend(body),
+            RemadeBody::Repack(body) => Body::Repack(body),
+            RemadeBody::Heal(body) => Body::Heal(body),
+        }
+    }
+}
+
+/// Copies that are known to be damaged: nothing new relies on them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bad {
+    /// Where they lie.
+    pub copies: Vec<BadCopies>,
+}
+
+/// What of a pack is damaged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BadCopies {
+    /// The pack.
+    pub pack: PackId,
+    /// The chunks; none: all that it holds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chunks: Vec<ChunkId>,
+}
+
+/// Good copies of what lies damaged elsewhere.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Heal {
+    /// New packs, of this entry's save id.
+    pub packs: Vec<NewPack>,
+    /// Other packs that hold good copies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with: Vec<PackId>,
+    /// The packs whose damaged copies these make good.
+    pub heals: Vec<PackId>,
 }
 
 /// What an entry's bytes are: an entry, or one of a kind that a later version knows.

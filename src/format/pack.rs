@@ -253,7 +253,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_a_footer_or_an_error(bytes: Vec<u8>, total: u64) {
+        fn f087_any_bytes_are_a_footer_or_an_error(bytes: Vec<u8>, total: u64) {
             let _ = parse(&bytes, total);
         }
     }

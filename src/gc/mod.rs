@@ -27,6 +27,8 @@ use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status};
 use crate::env::Time;
 use crate::error::Result;
 use crate::format::entry::{Abort, Body, Forget, Unpin};
+use crate::format::keys::Key;
+use crate::format::pack;
 use crate::id::{PackId, SaveId};
 use crate::retain::{self, Candidate, Reason, Request};
 use crate::store::Store;
@@ -105,6 +107,8 @@ impl Store {
         let started = Instant::now();
         let deadline = Deadline(options.max_time.map(|time| started + time));
         self.refresh()?;
+        // What goes is decided by the catalog's rows: they must be what the log says.
+        self.check_catalog()?;
         let mut report = GcReport::default();
         if !options.dry_run {
             report.dead_saves = self.bury_dead()?;
@@ -138,17 +142,62 @@ impl Store {
         self.backend().reap(before, &mut |save| {
             // Its lock is free, so it writes nothing any more: what the log says now is final.
             let packs: Vec<PackId> = self.backend().packs_of(save)?.into_iter().map(|(pack, _)| pack).collect();
-            if packs.is_empty() {
-                return Ok(());
-            }
-            let written = self.append(save, 0, |catalog| {
-                let decided = catalog.has_packs_of(save)? || catalog.is_aborted(save)?;
-                Ok((!decided).then(|| Body::Abort(Abort { packs: packs.clone() })))
-            })?;
-            dead += u64::from(written.is_some());
+            dead += self.abort(save, &packs)?;
             Ok(())
         })?;
+        for (save, packs) in self.orphans()? {
+            dead += self.abort(save, &packs)?;
+        }
         Ok(dead)
+    }
+
+    fn abort(&self, save: SaveId, packs: &[PackId]) -> Result<u64> {
+        if packs.is_empty() {
+            return Ok(0);
+        }
+        let written = self.append(save, 0, |catalog| {
+            let decided = catalog.has_packs_of(save)? || catalog.is_aborted(save)?;
+            Ok((!decided).then(|| Body::Abort(Abort { packs: packs.to_vec() })))
+        })?;
+        Ok(u64::from(written.is_some()))
+    }
+
+    /// Packs that the log does not know, of saves whose place for temporary files is gone: a power loss may keep the
+    /// one and take the other. A save that runs has its place until it has committed.
+    fn orphans(&self) -> Result<BTreeMap<SaveId, Vec<PackId>>> {
+        let mut orphans: BTreeMap<SaveId, Vec<PackId>> = BTreeMap::new();
+        if crate::store::is_network(self.root()) {
+            // What another machine has just made may not be seen here yet.
+            return Ok(orphans);
+        }
+        let lying = self.backend().packs()?;
+        self.refresh()?;
+        let catalog = self.catalog();
+        if catalog.has_voids()? {
+            // An entry that was lost may have named them, and nobody could tell.
+            return Ok(orphans);
+        }
+        for (pack, _) in lying {
+            if catalog.pack(pack)?.is_none() {
+                orphans.entry(pack.save).or_default().push(pack);
+            }
+        }
+        drop(catalog);
+        let mut dead = BTreeMap::new();
+        for (save, mut packs) in orphans {
+            // What came here from another store is not ours to delete.
+            packs.retain(|&pack| self.is_own(pack));
+            if !self.backend().is_staged(save)? {
+                dead.insert(save, packs);
+            }
+        }
+        Ok(dead)
+    }
+
+    fn is_own(&self, pack: PackId) -> bool {
+        let mut found = [0; pack::HEADER_BYTES as usize];
+        let read = self.backend().open(&Key::pack(pack)).and_then(|object| object.read_exact_at(&mut found, 0));
+        read.is_ok() && found[..] == pack::header(self.id(), pack)
     }
 
     fn end_leases(&self) -> Result<()> {

@@ -118,6 +118,10 @@ impl Store {
         }
         let (mut packs, mut waste) = (Vec::new(), 0);
         for pack in suspects.into_iter().filter(|pack| marked.knows(pack.pack)) {
+            // Damage is not copied as good, and what is good beside it is not given up.
+            if !self.catalog().bad_in(&pack)?.is_empty() {
+                continue;
+            }
             let footer = self.footer(&pack)?;
             let fates = footer.rows.iter().map(|row| marked.fate((pack.pack, row.chunk), rebase));
             let keep: Vec<(usize, Fate)> = fates.enumerate().filter_map(|(n, fate)| Some((n, fate?))).collect();

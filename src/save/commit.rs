@@ -76,6 +76,7 @@ impl Store {
         let before = lineage(&self.catalog(), &parent, options)?;
         if let Some(existing) = before.existing.as_ref().filter(|row| row.manifest == manifest) {
             self.add_metrics(existing, options)?;
+            self.heal_identical(save, packs)?;
             return Ok(self.report_existing(existing, SaveOutcome::Identical, sizes, started));
         }
         self.check_conflict(&self.catalog(), &before, options)?;
@@ -128,6 +129,10 @@ impl Store {
         let slot = slot.ok_or_else(|| Error::Bug("a commit without an entry".into()))?;
         let (new_bytes, new_objects) = (published.bytes(), published.packs.len() as u64);
         self.remember(save, &published);
+        // The checkpoint is there; what it heals beside is not its affair.
+        if let Err(error) = self.heal_with(&published) {
+            self.monitor().warn(&format!("damaged copies of what was saved are not healed: {error}"));
+        }
         published.committed();
         let entry_bytes = Body::Commit(commit.clone()).encode().len() as u64 + 176;
         Ok(SaveReport {

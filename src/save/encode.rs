@@ -135,7 +135,7 @@ impl<'a> Shared<'a> {
 
     /// Looks for the chunk, from the cheapest place to the dearest.
     fn find(&self, chunk: ChunkId, bytes: &[u8], expected: Option<ChunkId>) -> Result<Option<Outcome>> {
-        if expected == Some(chunk) {
+        if expected == Some(chunk) && self.reference.is_some_and(|set| set.contains(chunk)) {
             return Ok(Some(Outcome::Unchanged));
         }
         if bytes.is_empty() || self.reference.is_some_and(|set| set.contains(chunk)) || self.is_written(chunk) {

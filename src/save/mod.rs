@@ -162,6 +162,7 @@ impl Store {
     fn save_once(&self, inputs: &Inputs<'_>, options: &SaveOptions) -> Result<SaveReport> {
         let started = Instant::now();
         self.refresh()?;
+        self.make_sure()?;
         let begin = self.catalog().position()?.next;
         let parent = self.parent_of(options)?;
         let lineage = commit::lineage(&self.catalog(), &parent, options)?;

@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::Store;
+use super::pack_reader::WHOLE;
 use crate::catalog::PackRow;
 use crate::error::Result;
-use crate::format::pack::{Footer, Row};
+use crate::format::keys::Key;
+use crate::format::pack::Row;
 use crate::id::ChunkId;
 use crate::monitor::Unit;
 
@@ -91,11 +93,11 @@ impl Lookup {
         for row in candidates {
             let Some(pack) = self.store.catalog().pack_by_row(row)? else { continue };
             if !footers.contains_key(&row) {
-                let Ok(footer) = self.store.footer(&pack) else { continue };
+                let Some(chunks) = self.chunks_of(&pack)? else { continue };
                 if footers.len() >= FOOTERS_MAX {
                     footers.clear();
                 }
-                footers.insert(row, chunks_of(footer));
+                footers.insert(row, chunks);
             }
             if let Some(found) = footers.get(&row).and_then(|chunks| chunks.get(&chunk)).filter(|found| fits(found)) {
                 return Ok(Some((pack, found.clone())));
@@ -103,9 +105,17 @@ impl Lookup {
         }
         Ok(None)
     }
-}
 
-fn chunks_of(footer: Footer) -> HashMap<ChunkId, Found> {
-    let found = |row: Row| (row.chunk, Found { chunk_bytes: row.chunk_bytes, depth: row.depth, bases: row.bases });
-    footer.rows.into_iter().map(found).collect()
+    /// The chunks of a pack that new checkpoints may rely on; `None` if there can be none.
+    fn chunks_of(&self, pack: &PackRow) -> Result<Option<HashMap<ChunkId, Found>>> {
+        let bad = self.store.catalog().bad_in(pack)?;
+        // The catalog may know the footer of a pack that is gone.
+        let there = self.store.backend().open(&Key::pack(pack.pack)).is_ok_and(|object| object.bytes() == pack.bytes);
+        if bad.contains(&WHOLE) || !there {
+            return Ok(None);
+        }
+        let Ok(footer) = self.store.footer(pack) else { return Ok(None) };
+        let found = |row: Row| (row.chunk, Found { chunk_bytes: row.chunk_bytes, depth: row.depth, bases: row.bases });
+        Ok(Some(footer.rows.into_iter().filter(|row| !bad.contains(&row.chunk)).map(found).collect()))
+    }
 }

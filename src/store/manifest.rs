@@ -117,6 +117,24 @@ impl Manifest {
         chunks.retain(|&chunk| chunk != empty);
         Ok(chunks)
     }
+
+    /// The chunks of the checkpoint as far as what is left of its manifest names them.
+    pub(crate) fn named_chunks(&self) -> Vec<ChunkId> {
+        let mut tool = ChunkTool::default();
+        let root = &self.root;
+        let mut stored: Vec<Stored> = vec![self.row.manifest, root.schema];
+        stored.extend(root.files.iter().filter_map(|file| file.header));
+        stored.extend(root.side_files.iter().map(|(_, stored)| *stored));
+        stored.extend(root.state);
+        let mut chunks: Vec<ChunkId> = root.components.iter().flatten().flatten().copied().collect();
+        stored.extend(self.tensors().unwrap_or_default().into_iter().flatten());
+        for stored in &stored {
+            chunks.push(stored.id);
+            let recipe = self.chunks.recipe(stored, &mut tool).map_or(Vec::new(), |recipe| recipe.0);
+            chunks.extend(recipe.into_iter().map(|(id, _)| id));
+        }
+        chunks
+    }
 }
 
 /// The needed packs as a difference to the parent's, or as they are if that is shorter.

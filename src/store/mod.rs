@@ -5,15 +5,18 @@
 
 mod address;
 mod frame;
+mod heal;
 mod log;
 mod lookup;
 mod manifest;
 mod pack_reader;
 mod pack_writer;
 mod place;
+mod remake;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::backend::{Backend, LocalBackend};
@@ -23,14 +26,16 @@ use crate::env::Env;
 use crate::error::{Error, Result};
 use crate::format::config::{self, Config, Shared};
 use crate::format::keys::Key;
+use crate::format::pack::TARGET_BYTES;
 use crate::id::{Hash, StoreId};
 use crate::monitor::{Monitor, Silent};
 
 pub use address::{Address, Point};
 pub(crate) use frame::{FrameBase, encode_frame};
+pub(crate) use log::Voids;
 pub(crate) use lookup::Lookup;
 pub(crate) use manifest::{Manifest, needs_from, put_bytes, stored_as};
-pub(crate) use pack_reader::{ChunkTool, PackSet};
+pub(crate) use pack_reader::{ChunkTool, PackSet, WHOLE};
 pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;
 pub(crate) use place::is_network;
@@ -51,6 +56,8 @@ struct Inner {
     origin: Hash,
     options: Options,
     catalog: Mutex<Catalog>,
+    /// Entries of others were folded and could not be made durable.
+    unsure: AtomicBool,
     durability: Durability,
 }
 
@@ -61,6 +68,8 @@ pub struct Options {
     pub threads: usize,
     /// Bytes in flight between input and packs, at most.
     pub memory_bytes: usize,
+    /// A pack is closed once its frames pass this many bytes.
+    pub pack_bytes: u64,
     /// The clock and the chance.
     pub env: Env,
     /// The file system; by default the operating system's.
@@ -88,6 +97,7 @@ impl Default for Options {
         Options {
             threads: asked.unwrap_or_else(cores).min(256),
             memory_bytes: 192 << 20,
+            pack_bytes: TARGET_BYTES,
             env: Env::system(),
             disk: None,
             catalog: CatalogPlace::Auto,
@@ -122,6 +132,7 @@ impl Store {
             origin,
             options,
             catalog: Mutex::new(catalog),
+            unsure: AtomicBool::new(false),
             durability,
         };
         let store = Store { inner: Arc::new(inner), monitor: Arc::new(Silent) };
@@ -136,6 +147,24 @@ impl Store {
         let store = Store::open(root, options)?;
         place::places(store.root(), store.id()).iter().for_each(|path| Catalog::remove(path));
         Ok(())
+    }
+
+    /// The same store seen by a reader that knows nothing but the log and the packs.
+    pub(crate) fn cold(&self) -> Result<Store> {
+        let Inner { root, backend, config, origin, options, durability, .. } = &*self.inner;
+        let inner = Inner {
+            root: root.clone(),
+            backend: backend.clone(),
+            config: config.clone(),
+            origin: *origin,
+            options: options.clone(),
+            catalog: Mutex::new(Catalog::in_memory(config.store, *origin)?),
+            unsure: AtomicBool::new(false),
+            durability: *durability,
+        };
+        let cold = Store { inner: Arc::new(inner), monitor: self.monitor.clone() };
+        cold.refresh()?;
+        Ok(cold)
     }
 
     /// The same store, with someone who hears how far its journeys are and may stop them.

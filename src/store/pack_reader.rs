@@ -4,7 +4,7 @@
 //! packs, or a copy that turns out to be damaged, is read from the next best copy: the smallest depth, then the pack's
 //! name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Store;
@@ -18,6 +18,8 @@ use crate::format::manifest::{Recipe, Stored};
 use crate::format::pack::{self, Footer, Row};
 use crate::id::{ChunkId, PackId};
 
+/// What stands for all copies in a pack that are known to be damaged.
+pub(crate) const WHOLE: ChunkId = ChunkId([0; 32]);
 /// Packs kept open at a time.
 const OPEN_MAX: usize = 16;
 
@@ -49,6 +51,8 @@ pub(crate) struct Place {
     codec: CodecId,
     depth: u8,
     bases: Box<[ChunkId]>,
+    /// It is known to be damaged: the last to be tried.
+    bad: bool,
 }
 
 /// What a thread needs to read chunks: buffers that are used again.
@@ -80,8 +84,12 @@ impl Store {
         let mut set =
             PackSet { store: self.clone(), packs: Vec::new(), copies: HashMap::new(), open: Mutex::default() };
         for pack in packs {
-            let footer = self.footer(&pack)?;
-            set.add(pack, &footer);
+            let bad = self.catalog().bad_in(&pack)?;
+            // A pack of which nothing can be read is passed: another may hold what it held.
+            if !bad.contains(&WHOLE) {
+                let footer = self.footer(&pack)?;
+                set.add(pack, &footer, &bad);
+            }
         }
         set.drop_loose();
         Ok(set)
@@ -121,12 +129,12 @@ impl Store {
 }
 
 impl PackSet {
-    fn add(&mut self, pack: PackRow, footer: &Footer) {
+    fn add(&mut self, pack: PackRow, footer: &Footer, bad: &HashSet<ChunkId>) {
         let number = self.packs.len() as u32;
         self.packs.push(pack);
         self.copies.reserve(footer.rows.len());
         for row in &footer.rows {
-            let place = Place::of(number, row);
+            let place = Place { bad: bad.contains(&row.chunk), ..Place::of(number, row) };
             match self.copies.entry(row.chunk) {
                 std::collections::hash_map::Entry::Vacant(free) => {
                     free.insert(Copies::One(place));
@@ -167,8 +175,9 @@ impl PackSet {
         &self.packs
     }
 
+    /// True if the chunk is here, in a copy that is not known to be damaged, and neither are its bases.
     pub(crate) fn contains(&self, chunk: ChunkId) -> bool {
-        self.copies.contains_key(&chunk)
+        self.best(chunk).is_some_and(|place| !place.bad && place.bases.iter().all(|&base| self.contains(base)))
     }
 
     /// The pack from which a chunk is read.
@@ -400,7 +409,7 @@ impl Copies {
     }
 
     fn add(&mut self, place: Place, packs: &[PackRow]) {
-        let order = |place: &Place| (place.depth, packs[place.pack as usize].pack, place.offset);
+        let order = |place: &Place| (place.bad, place.depth, packs[place.pack as usize].pack, place.offset);
         let mut places = match std::mem::replace(self, Copies::Many(Vec::new())) {
             Copies::One(first) => vec![first],
             Copies::Many(places) => places,
@@ -422,6 +431,7 @@ impl Place {
             codec: row.codec,
             depth: row.depth,
             bases: row.bases.clone().into_boxed_slice(),
+            bad: false,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::backend::{Sink, Staging};
 use crate::codec::CodecId;
 use crate::error::{Error, Result};
 use crate::format::entry::NewPack;
-use crate::format::pack::{self, Footer, HEADER_BYTES, Row, TARGET_BYTES};
+use crate::format::pack::{self, Footer, HEADER_BYTES, Row};
 use crate::id::{ChunkId, PackId, SaveId};
 
 /// Frames are handed on in pieces of this size.
@@ -103,7 +103,7 @@ impl PackWriter {
         } else {
             open.buffer.extend_from_slice(frame);
         }
-        let full = open.end - HEADER_BYTES >= TARGET_BYTES;
+        let full = open.end - HEADER_BYTES >= self.store.options().pack_bytes;
         if full { self.close() } else { Ok(()) }
     }
 
@@ -113,6 +113,12 @@ impl PackWriter {
             Some(open) if open.end >= least_bytes => self.close(),
             _ => Ok(()),
         }
+    }
+
+    /// The chunks so far.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = ChunkId> {
+        let closed = self.closed.iter().flat_map(|pack| &pack.rows);
+        closed.chain(self.open.iter().flat_map(|pack| &pack.rows)).map(|row| row.chunk)
     }
 
     /// Bytes of frames so far.

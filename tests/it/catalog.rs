@@ -58,14 +58,14 @@ fn a_rebuilt_catalog_equals_the_one_that_grew() {
 }
 
 #[test]
-fn a_deleted_catalog_is_made_again() {
+fn f044_a_deleted_catalog_is_made_again() {
     let place = eventful();
     same_after(&place, treering::catalog::Catalog::remove);
     same_after(&place, |path| std::fs::remove_file(path).unwrap());
 }
 
 #[test]
-fn a_deleted_write_ahead_log_is_no_loss() {
+fn f044_a_deleted_write_ahead_log_is_no_loss() {
     let place = eventful();
     same_after(&place, |path| {
         for suffix in ["-wal", "-shm"] {
@@ -75,7 +75,7 @@ fn a_deleted_write_ahead_log_is_no_loss() {
 }
 
 #[test]
-fn garbage_is_no_catalog() {
+fn f045_garbage_is_no_catalog() {
     let place = eventful();
     same_after(&place, |path| {
         treering::catalog::Catalog::remove(path);
@@ -84,7 +84,7 @@ fn garbage_is_no_catalog() {
 }
 
 #[test]
-fn a_cut_catalog_is_made_again() {
+fn f045_a_cut_catalog_is_made_again() {
     let place = eventful();
     for keep in [0, 1, 100, 5000] {
         same_after(&place, |path| {
@@ -98,7 +98,7 @@ fn a_cut_catalog_is_made_again() {
 }
 
 #[test]
-fn the_catalog_of_another_store_is_not_believed() {
+fn f045_the_catalog_of_another_store_is_not_believed() {
     let (place, other) = (eventful(), eventful());
     other.store.rebuild().unwrap();
     same_after(&place, |path| {
@@ -108,7 +108,39 @@ fn the_catalog_of_another_store_is_not_believed() {
 }
 
 #[test]
-fn an_older_catalog_catches_up() {
+fn f045_a_row_that_lies_costs_no_data() {
+    let lies = [
+        "UPDATE packs SET refs = 0",
+        "UPDATE packs SET state = 1",
+        "UPDATE checkpoints SET status = 2",
+        "UPDATE checkpoints SET packs = x''",
+        "UPDATE checkpoints SET manifest = zeroblob(32)",
+        "UPDATE checkpoints SET step = step + 1",
+        "DELETE FROM checkpoints WHERE slot = 0",
+        "DELETE FROM packs WHERE id = 1",
+    ];
+    for sql in lies {
+        let place = Place::new();
+        let file = |seed| place.file(&format!("{seed}.safetensors"), &[floats("model.a", 3000, seed)]);
+        let files = [1, 2].map(file);
+        place.save("r", 1, &files[0]);
+        place.save("r", 2, &files[1]);
+        let lie = rusqlite::Connection::open(place.store.root().join("catalog.sqlite")).unwrap();
+        lie.execute_batch(sql).unwrap();
+        drop(lie);
+        let lied = Place { store: place.reopened(), folder: place.folder };
+        lied.gc();
+        lied.save("r", 3, &files[0]);
+        lied.gc();
+        for (step, file) in [(1, &files[0]), (2, &files[1]), (3, &files[0])] {
+            lied.assert_restores(&format!("r@{step}"), file);
+        }
+        assert!(lied.store.verify(treering::verify::Depth::Deep).unwrap().is_sound(), "{sql}");
+    }
+}
+
+#[test]
+fn f046_an_older_catalog_catches_up() {
     let place = eventful();
     let path = place.store.root().join("catalog.sqlite");
     place.delete_catalog();
@@ -124,7 +156,7 @@ fn an_older_catalog_catches_up() {
 }
 
 #[test]
-fn a_locked_catalog_does_not_stop_a_save() {
+fn f047_a_locked_catalog_does_not_stop_a_save() {
     let place = Place::new();
     let file = place.file("1.safetensors", &[floats("model.a", 3000, 1)]);
     place.save("r", 1, &file);

@@ -107,7 +107,7 @@ fn chains_grow_to_their_bound_and_every_step_comes_back() {
 }
 
 #[test]
-fn what_hangs_on_dead_bases_is_encoded_again() {
+fn f084_what_hangs_on_dead_bases_is_encoded_again() {
     let place = Place::new();
     let store = &place.store;
     let saved = run_of(store, "run", 20, Encoding::Balanced);
@@ -130,7 +130,7 @@ fn what_hangs_on_dead_bases_is_encoded_again() {
 }
 
 #[test]
-fn saves_go_on_from_what_a_collection_left() {
+fn f084_saves_go_on_from_what_a_collection_left() {
     let place = Place::new();
     let store = &place.store;
     store.set_policy("run", &Policy { keeps: vec![Keep::Last(3)], thins: vec![] }).unwrap();

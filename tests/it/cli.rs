@@ -103,6 +103,7 @@ fn facts_are_json_with_stable_keys() {
         "why r@a",
         "policy r",
         "gc --dry-run",
+        "repair",
         "rebuild",
         "lease r@a --for 2h",
         "fork s r@a",

@@ -217,7 +217,7 @@ fn a_living_save_is_left_alone() {
 }
 
 #[test]
-fn what_a_killed_collection_condemned_is_swept_by_the_next() {
+fn f070_what_a_killed_collection_condemned_is_swept_by_the_next() {
     let place = Place::new();
     for step in 1..=2 {
         place.save("r", step, &dense(&place, step));

@@ -27,7 +27,7 @@ fn with_header(json: &str, data: usize) -> Vec<u8> {
 }
 
 #[test]
-fn lying_files_are_refused_and_nothing_is_saved() {
+fn f091_lying_files_are_refused_and_nothing_is_saved() {
     let place = Place::new();
     let sound = file_bytes(&[floats("model.a", 100, 1)]);
     for cut in [0, 7, 8, 50, sound.len() - 1] {
@@ -44,7 +44,7 @@ fn lying_files_are_refused_and_nothing_is_saved() {
 }
 
 #[test]
-fn bad_names_are_refused() {
+fn f089_bad_names_are_refused() {
     let place = Place::new();
     let file = place.file("a.safetensors", &[floats("model.a", 10, 1)]);
     let bad = [
@@ -220,7 +220,7 @@ fn two_entries_in_each_others_place_are_found() {
 }
 
 #[test]
-fn an_entry_of_an_unknown_kind_stops_writers_alone() {
+fn f093_an_entry_of_an_unknown_kind_stops_writers_alone() {
     let (place, files) = three();
     // The newest entry, said to be of a kind of the future, its hash made to fit.
     change(&place.entry(2), |bytes| {

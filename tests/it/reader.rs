@@ -38,7 +38,7 @@ struct Expected {
 }
 
 #[test]
-fn the_first_format_is_read_for_ever() {
+fn f094_the_first_format_is_read_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let store = fixture_store(folder.path());
     let known = expected();

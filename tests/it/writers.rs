@@ -28,7 +28,7 @@ fn race(place: &Place, files: &[std::path::PathBuf]) -> Vec<treering::Result<Sav
 }
 
 #[test]
-fn many_writers_make_one_history_without_gaps() {
+fn f034_many_writers_make_one_history_without_gaps() {
     let place = Place::new();
     let file = |writer: u64, step: u64| floats("model.a", 2000, 100 * writer + step);
     std::thread::scope(|scope| {
@@ -54,7 +54,7 @@ fn many_writers_make_one_history_without_gaps() {
 }
 
 #[test]
-fn of_two_savers_of_one_step_one_wins() {
+fn f033_of_two_savers_of_one_step_one_wins() {
     for _ in 0..5 {
         let place = Place::new();
         let files = [1, 2].map(|n| place.file(&format!("{n}.safetensors"), &[floats("model.a", 2000, n)]));

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Stats, Verify};
+pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Repair, Stats, Verify};
 pub(crate) use filter::Filter;
 pub(crate) use help::{GROUPS, command};
 pub(crate) use history::{Best, Fork, Lease, Log, Metric, Runs, Show, Watch, Why};
@@ -88,6 +88,7 @@ pub(crate) enum Command {
     Policy(Policy),
     Gc(Gc),
     Verify(Verify),
+    Repair(Repair),
     Rebuild(Rebuild),
     Doctor(Doctor),
     Stats(Stats),

@@ -18,6 +18,7 @@ mod man;
 mod metric;
 mod policy;
 mod rebuild;
+mod repair;
 mod restore;
 mod rows;
 mod runs;
@@ -65,6 +66,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Policy(args) => policy::run(&args, context),
         Command::Gc(args) => gc::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
+        Command::Repair(args) => repair::run(&args, context),
         Command::Rebuild(args) => rebuild::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Stats(args) => stats::run(&args, context),

@@ -20,6 +20,22 @@ pub(crate) struct Verify {
     pub(crate) deep: bool,
 }
 
+/// Save what can be saved of a damaged store, and say what is gone
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Nothing is changed or deleted: entries are added to the log. What cannot be read there has no effect from now on, or is made
+again from packs; damaged copies are marked, and good ones elsewhere take their place. Saving the same content again heals
+the rest.
+
+Examples:
+  treering repair --dry-run   say what is damaged, and what would be done
+  treering repair")]
+pub(crate) struct Repair {
+    /// Only say what would be done
+    #[arg(long, short = 'n')]
+    pub(crate) dry_run: bool,
+}
+
 /// Make the catalog anew from the store's objects
 #[derive(Args, Debug)]
 pub(crate) struct Rebuild {

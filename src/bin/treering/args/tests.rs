@@ -122,6 +122,7 @@ fn what_can_be_meant_is_taken() {
         "treering log --where a<1 --sort time -r -n 5 -a",
         "treering watch a --from 0 --interval 200ms",
         "treering lease a@1 --for 2h",
+        "treering repair -n",
         "treering rebuild --accept-shorter-log",
         "treering completions zsh",
         "treering man d",

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use serde_json::json;
-use treering::verify::{Depth, VerifyReport};
+use treering::verify::{Affected, Depth, VerifyReport};
 use treering::{ErrorKind, Result};
 
 use crate::args::Verify;
@@ -30,6 +30,7 @@ pub(crate) fn run(args: &Verify, context: &Context) -> Result<ExitCode> {
         "stored_bytes": report.stored_bytes,
         "raw_bytes": report.raw_bytes,
         "damage": report.damage.iter().map(|d| json!({ "object": d.object, "chunk": d.chunk, "why": d.why })).collect::<Vec<_>>(),
+        "known": report.known.iter().map(|d| json!({ "object": d.object, "chunk": d.chunk, "why": d.why })).collect::<Vec<_>>(),
         "affected": report.affected.iter().map(|a| json!({ "checkpoint": a.checkpoint.address(), "lost": a.lost })).collect::<Vec<_>>(),
         "foreign": report.foreign,
         "seconds": report.seconds,
@@ -38,12 +39,9 @@ pub(crate) fn run(args: &Verify, context: &Context) -> Result<ExitCode> {
     Ok(if report.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(ErrorKind::Damaged.exit_code()) })
 }
 
-fn print(report: &VerifyReport, out: &mut Out) -> Result<()> {
-    for damage in &report.damage {
-        let chunk = damage.chunk.map_or(String::new(), |chunk| format!(", chunk {chunk}"));
-        out.line(format_args!("{} {}{chunk}: {}", red("damaged:"), damage.object, printable(&damage.why)))?;
-    }
-    for affected in &report.affected {
+/// What is lost of each checkpoint, by name.
+pub(super) fn print_lost(affected: &[Affected], out: &mut Out) -> Result<()> {
+    for affected in affected {
         let mut names: Vec<String> =
             affected.lost.iter().take(NAMES_MAX).map(|name| printable(name).into_owned()).collect();
         if affected.lost.len() > NAMES_MAX {
@@ -51,6 +49,18 @@ fn print(report: &VerifyReport, out: &mut Out) -> Result<()> {
         }
         out.line(format_args!("{} {}: {}", red("lost:"), affected.checkpoint.address(), names.join(", ")))?;
     }
+    Ok(())
+}
+
+fn print(report: &VerifyReport, out: &mut Out) -> Result<()> {
+    for damage in &report.damage {
+        let chunk = damage.chunk.map_or(String::new(), |chunk| format!(", chunk {chunk}"));
+        out.line(format_args!("{} {}{chunk}: {}", red("damaged:"), damage.object, printable(&damage.why)))?;
+    }
+    if !report.known.is_empty() {
+        out.line(format_args!("{} that the log knows of", count(report.known.len() as u64, "damaged frame")))?;
+    }
+    print_lost(&report.affected, out)?;
     for pack in &report.foreign {
         out.line(format_args!(
             "pack {pack} belongs to no checkpoint: of a save that runs, or died (gc removes it then)"

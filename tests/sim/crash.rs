@@ -1,0 +1,446 @@
+//! A crash of the machine after each operation of small histories, with every loss that a disk may then show.
+//!
+//! A history runs once, on a simulated disk that keeps a journal. For each operation, each state that a crash there may
+//! leave is opened as by a new process without a catalog. What was acknowledged must be there, bit for bit; what was
+//! under way is there whole, or not at all. Then the store is put to use again, and some of that is cut short, too.
+//!
+//! A new history is a function and a line in `histories!`.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use treering::catalog::Filter;
+use treering::disk::SimulatedDisk;
+use treering::format::policy::{Policy, Rule};
+use treering::gc::GcOptions;
+use treering::save::{OnConflict, SaveOptions};
+use treering::verify::Depth;
+use treering::{Error, Store};
+
+use crate::helpers::{Tensor, at, floats, metrics, options};
+use crate::sim::{self, Fate};
+
+/// States that are looked at in one run of all histories; more with `TREERING_CRASH_STATES`.
+const STATES: usize = 24_000;
+/// Of so many states, one is put to use and crashes again meanwhile.
+const AGAIN: usize = 24;
+
+/// All that a store says of itself.
+type Facts = BTreeMap<String, String>;
+
+/// A history that runs, and what is acknowledged in it.
+struct Session {
+    disk: SimulatedDisk,
+    fate: Fate,
+    store: Option<Store>,
+    acts: Vec<Act>,
+}
+
+/// Something that changes facts, between two operations of the disk.
+struct Act {
+    began: usize,
+    ended: usize,
+    facts: Facts,
+}
+
+impl Session {
+    /// Opens a store that was made and synced before.
+    fn prepared() -> Session {
+        let mut session = Session::bare();
+        session.store = Some(sim::create(&session.disk, &session.fate).unwrap());
+        session.settle();
+        session
+    }
+
+    fn bare() -> Session {
+        Session { disk: SimulatedDisk::new(), fate: Fate::new(1), store: None, acts: Vec::new() }
+    }
+
+    /// What happened so far was long ago.
+    fn settle(&mut self) {
+        self.store = None;
+        self.disk = self.disk.settled();
+        self.store = Some(sim::open(&self.disk, &self.fate).unwrap());
+        let facts = sim::observe(self.store()).unwrap();
+        self.acts = vec![Act { began: 0, ended: 0, facts }];
+    }
+
+    fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    fn act<T>(&mut self, act: impl FnOnce(&mut Session) -> T) -> T {
+        let began = self.disk.operations();
+        let done = act(self);
+        let ended = self.disk.operations();
+        let facts = sim::observe(self.store()).unwrap();
+        self.acts.push(Act { began, ended, facts });
+        done
+    }
+
+    fn save(&mut self, run: &str, step: u64, tensors: &[Tensor]) {
+        self.save_with(tensors, &options(run, step));
+    }
+
+    fn save_with(&mut self, tensors: &[Tensor], options: &SaveOptions) {
+        self.act(|session| sim::save(session.store(), tensors, options).unwrap());
+        let facts = &self.acts.last().unwrap().facts;
+        assert_eq!(facts[&format!("{}@{}", options.run, options.step)], sim::content_of(tensors));
+    }
+
+    fn forget(&mut self, address: &str) {
+        self.act(|session| {
+            let slot = session.store().find(&at(address)).unwrap().slot;
+            session.store().forget(&[slot]).unwrap();
+        });
+    }
+
+    fn gc(&mut self) {
+        self.act(|session| session.store().gc(&GcOptions::default()).unwrap());
+    }
+
+    fn policy(&mut self, run: &str, rules: &[&str]) {
+        let policy: Policy = rules.iter().map(|rule| rule.parse::<Rule>().unwrap()).collect();
+        self.act(|session| session.store().set_policy(run, &policy).unwrap());
+    }
+
+    /// What may be said of each thing after so many operations: `None` is that it is not there.
+    fn allowed(&self, operations: usize) -> BTreeMap<String, BTreeSet<Option<String>>> {
+        let mut certain = &Facts::new();
+        let mut possible = None;
+        for act in &self.acts {
+            if act.ended <= operations {
+                certain = &act.facts;
+            } else if act.began < operations {
+                possible = Some(&act.facts);
+            }
+        }
+        let mut allowed: BTreeMap<String, BTreeSet<Option<String>>> = BTreeMap::new();
+        for facts in [Some(certain), possible].into_iter().flatten() {
+            let keys = certain.keys().chain(possible.into_iter().flat_map(Facts::keys));
+            for key in keys {
+                allowed.entry(key.clone()).or_default().insert(facts.get(key).cloned());
+            }
+        }
+        allowed
+    }
+
+    /// The store is acknowledged.
+    fn is_made(&self, operations: usize) -> bool {
+        self.acts.iter().any(|act| act.ended <= operations)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Count {
+    states: usize,
+    again: usize,
+}
+
+fn crash_everywhere(name: &str, history: fn() -> Session, share: usize) {
+    let total = std::env::var("TREERING_CRASH_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(STATES);
+    let session = history();
+    let budget = total / share;
+    let points = session.disk.operations() + 1;
+    let mut seen: HashSet<(blake3::Hash, usize)> = HashSet::new();
+    let mut count = Count::default();
+    let mut look = |operations: usize, states: Vec<SimulatedDisk>| {
+        let acknowledged = session.acts.iter().filter(|act| act.ended <= operations).count();
+        for disk in states {
+            // The same state under the same promises has been looked at.
+            if !seen.insert((disk.fingerprint(), acknowledged)) {
+                continue;
+            }
+            count.states += 1;
+            let what = format!("{name}, a crash after operation {operations} of {points}, state {}", count.states);
+            look_at(&what, &session, operations, &disk, &mut count);
+        }
+    };
+    session.disk.crashes_everywhere((budget / points).max(2), 7, &mut look);
+    println!("{name}: {points} operations, {} states, {} crashes of recoveries", count.states, count.again);
+}
+
+fn look_at(what: &str, session: &Session, operations: usize, disk: &SimulatedDisk, count: &mut Count) {
+    let fate = Fate::new(operations as u64);
+    let store = match sim::open(disk, &fate) {
+        Err(Error::StoreMissing { .. }) if !session.is_made(operations) => {
+            let made = sim::create(disk, &fate).unwrap_or_else(|e| panic!("{what}: it cannot be made again: {e}"));
+            assert!(sim::observe(&made).unwrap().is_empty());
+            return;
+        }
+        opened => opened.unwrap_or_else(|e| panic!("{what}: it does not open: {}", chain(&e))),
+    };
+    let facts = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {}", chain(&e)));
+    check(what, &session.allowed(operations), &facts);
+    let slots = sim::slots(disk);
+    assert_eq!(slots, (0..slots.len() as u64).collect::<Vec<_>>(), "{what}: the log has gaps");
+    drop(store);
+    recover(what, disk, &facts, count);
+}
+
+fn check(what: &str, allowed: &BTreeMap<String, BTreeSet<Option<String>>>, facts: &Facts) {
+    for (key, allowed) in allowed {
+        let found = facts.get(key).cloned();
+        assert!(allowed.contains(&found), "{what}: {key} is {found:?}, not one of {allowed:?}");
+    }
+    let unknown: Vec<_> = facts.keys().filter(|key| !allowed.contains_key(*key)).collect();
+    assert!(unknown.is_empty(), "{what}: nobody did this: {unknown:?}");
+}
+
+/// What people do next: save, and collect. Nothing of the crash stays behind, and nothing that was there is lost.
+fn recover(what: &str, disk: &SimulatedDisk, facts: &Facts, count: &mut Count) {
+    let fate = Fate::new(count.states as u64 ^ 0xfeed);
+    let disk = disk.settled();
+    fate.pass(3 * 3600, &disk);
+    let new = [floats("model.new", 20, 99)];
+    let use_it = |disk: &SimulatedDisk| -> treering::Result<Store> {
+        let store = sim::open(disk, &fate)?;
+        sim::save(&store, &new, &options("after", 1))?;
+        store.gc(&GcOptions::default())?;
+        Ok(store)
+    };
+    let store = use_it(&disk).unwrap_or_else(|e| panic!("{what}: it cannot be used: {}", chain(&e)));
+    // A policy that survived may let something go.
+    let policies = facts.keys().any(|key| key.starts_with("policy"));
+    let mut expected: BTreeMap<String, BTreeSet<Option<String>>> =
+        facts.iter().map(|(key, value)| (key.clone(), [Some(value.clone())].into())).collect();
+    let after = sim::observe(&store).unwrap_or_else(|e| panic!("{what}, used again: {}", chain(&e)));
+    if policies {
+        for (key, allowed) in &mut expected {
+            allowed.insert(after.get(key).cloned());
+        }
+    }
+    expected.insert("after@1".into(), [Some(sim::content_of(&new))].into());
+    check(&format!("{what}, used again"), &expected, &after);
+    let report = store.verify(Depth::Deep).unwrap();
+    assert!(report.is_sound(), "{what}: {:?} {:?}", report.damage, report.affected);
+    assert!(report.foreign.is_empty(), "{what}: {:?} stay for ever", report.foreign);
+    let left: Vec<_> = disk.files().into_iter().filter(|path| path.starts_with("/store/tmp")).collect();
+    assert!(left.len() <= 1, "{what}: {left:?} stay for ever");
+    if !count.states.is_multiple_of(AGAIN) {
+        return;
+    }
+    expected.values_mut().for_each(|allowed| {
+        allowed.insert(None);
+    });
+    let kept: Vec<&String> = facts.keys().filter(|_| !policies).collect();
+    let mut look = |operations: usize, states: Vec<SimulatedDisk>| {
+        for state in states {
+            count.again += 1;
+            let what = format!("{what}, then after operation {operations} of the recovery");
+            let store = sim::open(&state, &fate).unwrap_or_else(|e| panic!("{what}: it does not open: {}", chain(&e)));
+            let facts = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {}", chain(&e)));
+            check(&what, &expected, &facts);
+            assert!(kept.iter().all(|key| facts.contains_key(*key)), "{what}: {facts:?}");
+            drop(store);
+            if !count.again.is_multiple_of(8) {
+                continue;
+            }
+            let store = use_it(&state.settled()).unwrap_or_else(|e| panic!("{what}: no third time: {}", chain(&e)));
+            assert_eq!(sim::observe(&store).unwrap().get("after@1"), Some(&sim::content_of(&new)), "{what}");
+        }
+    };
+    disk.crashes_everywhere(3, count.states as u64, &mut look);
+}
+
+fn chain(error: &Error) -> String {
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said = format!("{said}: {error}");
+        cause = error.source();
+    }
+    said
+}
+
+macro_rules! histories {
+    ($($name:ident),* $(,)?) => {
+        const HISTORIES: usize = [$(stringify!($name)),*].len();
+        $(
+            #[test]
+            fn $name() {
+                crash_everywhere(stringify!($name), histories::$name, HISTORIES);
+            }
+        )*
+    };
+}
+
+histories! {
+    a_store_is_made,
+    the_first_save,
+    a_save_with_much_that_is_known,
+    a_save_of_several_packs,
+    a_step_is_replaced,
+    a_parent_is_chosen_and_steps_are_superseded,
+    forgotten_and_brought_back,
+    collected,
+    collected_with_packs_written_anew,
+    collected_by_a_policy,
+    a_component_is_dropped,
+    tags_metrics_notes_and_policies,
+    a_run_is_forked_and_leased,
+    the_catalog_is_made_anew,
+    a_dead_save_is_buried,
+}
+
+mod histories {
+    use super::*;
+
+    /// A part that stays and a part that changes.
+    fn lora(seed: u64) -> Vec<Tensor> {
+        vec![floats("model.base", 400, 1), floats("model.head", 30, seed), floats("optimizer.m", 60, 1000 + seed)]
+    }
+
+    pub(super) fn a_store_is_made() -> Session {
+        let mut session = Session::bare();
+        session.act(|session| session.store = Some(sim::create(&session.disk, &session.fate).unwrap()));
+        session
+    }
+
+    pub(super) fn the_first_save() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session
+    }
+
+    pub(super) fn a_save_with_much_that_is_known() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.save("r", 2, &lora(2));
+        session.save("s", 1, &lora(1));
+        session.save("r", 2, &lora(2));
+        session
+    }
+
+    pub(super) fn a_save_of_several_packs() -> Session {
+        let mut session = Session::prepared();
+        let tensors: Vec<Tensor> = (0..4).map(|n| floats(&format!("model.{n}"), 1200, n)).collect();
+        session.save("r", 1, &tensors);
+        session
+    }
+
+    pub(super) fn a_step_is_replaced() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.save_with(&lora(2), &SaveOptions { on_conflict: OnConflict::Replace, ..options("r", 1) });
+        session.gc();
+        session
+    }
+
+    pub(super) fn a_parent_is_chosen_and_steps_are_superseded() -> Session {
+        let mut session = Session::prepared();
+        for step in 1..=3 {
+            session.save("r", step, &lora(step));
+        }
+        session.settle();
+        session.save_with(&lora(9), &SaveOptions { parent: Some(at("r@1")), ..options("r", 4) });
+        session.act(|session| session.store().undo(&at("r@2")).unwrap());
+        session
+    }
+
+    pub(super) fn forgotten_and_brought_back() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.save("r", 2, &lora(2));
+        session.settle();
+        session.forget("r@1");
+        session.act(|session| session.store().undo(&at("r@1")).unwrap());
+        session.forget("r@2");
+        session.forget("r@1");
+        session
+    }
+
+    pub(super) fn collected() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.save("r", 2, &[floats("model.base", 300, 5)]);
+        session.save("r", 3, &[floats("model.base", 300, 6)]);
+        session.settle();
+        session.forget("r@2");
+        session.gc();
+        session.forget("r@3");
+        session.gc();
+        session.save("r", 4, &lora(1));
+        session
+    }
+
+    pub(super) fn collected_with_packs_written_anew() -> Session {
+        let mut session = Session::prepared();
+        for step in 1..=3 {
+            session.save("r", step, &lora(step));
+        }
+        session.settle();
+        session.forget("r@1");
+        session.gc();
+        session.save("r", 4, &lora(1));
+        session
+    }
+
+    pub(super) fn collected_by_a_policy() -> Session {
+        let mut session = Session::prepared();
+        session.policy("r", &["keep-last 2"]);
+        for step in 1..=3 {
+            session.save("r", step, &lora(step));
+        }
+        session.gc();
+        session.gc();
+        session
+    }
+
+    pub(super) fn a_component_is_dropped() -> Session {
+        let mut session = Session::prepared();
+        for step in 1..=3 {
+            session.save("r", step, &lora(step));
+        }
+        session.settle();
+        session.policy("r", &["thin optimizer:1"]);
+        session.gc();
+        session
+    }
+
+    pub(super) fn tags_metrics_notes_and_policies() -> Session {
+        let mut session = Session::prepared();
+        let with = SaveOptions { metrics: metrics(&[("loss", 0.5)]), tags: vec!["a".into()], ..options("r", 1) };
+        session.save_with(&lora(1), &with);
+        session.save("r", 2, &lora(2));
+        session.act(|s| s.store().tag(&at("r@2"), &["a".into(), "b".into()], &[]).unwrap());
+        session.act(|s| s.store().annotate(&at("r@2"), metrics(&[("loss", 0.25)]), Some("n".into())).unwrap());
+        session.act(|s| s.store().tag(&at("r@2"), &[], &["b".into()]).unwrap());
+        session.policy("r", &["keep-last 1"]);
+        session.policy("r", &["keep-last 3", "keep-tagged"]);
+        session
+    }
+
+    pub(super) fn a_run_is_forked_and_leased() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.act(|session| session.store().fork("s", &at("r@1")).unwrap());
+        session.act(|s| s.store().lease(&at("r@1"), std::time::Duration::from_secs(60), "me").unwrap());
+        session.forget("r@1");
+        session.gc();
+        session
+    }
+
+    pub(super) fn the_catalog_is_made_anew() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.act(|session| session.store().rebuild().unwrap());
+        session.save("r", 2, &lora(2));
+        session
+    }
+
+    /// A process dies at its last operation but one before the entry; another one goes on, and collects.
+    pub(super) fn a_dead_save_is_buried() -> Session {
+        let mut session = Session::prepared();
+        session.save("r", 1, &lora(1));
+        session.settle();
+        let dying = session.disk.process(9);
+        let store = sim::open(&dying, &session.fate).unwrap();
+        session.act(|_| sim::save(&store, &lora(2), &options("r", 2)).unwrap_err());
+        assert!(dying.is_dead());
+        drop(store);
+        assert_eq!(session.store().log(&Filter::default()).unwrap().len(), 1);
+        session.gc();
+        session.save("r", 2, &lora(2));
+        session
+    }
+}

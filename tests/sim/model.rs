@@ -1,0 +1,276 @@
+//! Histories by chance against a map: savers, readers, collectors and rebuilders, of whom any may die or sleep for
+//! years between two operations while another one does all of its work; a clock that jumps; a machine that loses what
+//! was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
+//!
+//! One seed is one history: `TREERING_SEED` runs just that, `TREERING_SEEDS` that many.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use treering::disk::SimulatedDisk;
+use treering::gc::GcOptions;
+use treering::store::Options;
+use treering::verify::Depth;
+use treering::{Error, Store};
+
+use crate::faulty::FaultyDisk;
+use crate::helpers::{Tensor, at, floats, options};
+use crate::sim::{self, Fate, ROOT};
+
+const SEEDS: u64 = 60;
+const STEPS: u64 = 30;
+const RUNS: [&str; 2] = ["a", "b/c"];
+/// Longer than any grace.
+const YEARS: i64 = 3 * 365 * 86_400;
+
+type Facts = BTreeMap<String, String>;
+
+/// What an actor does.
+#[derive(Clone, Debug)]
+enum Act {
+    Save(String, u64, Vec<Tensor>),
+    Forget(String),
+    Undo(String),
+    Collect,
+    Rebuild,
+    Verify,
+}
+
+/// What becomes of an actor between two of its operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Nothing,
+    Dies(u64),
+    Sleeps(u64),
+    MachineCrashes(u64),
+}
+
+struct World {
+    seed: u64,
+    fate: Fate,
+    disk: SimulatedDisk,
+    /// What everybody must see.
+    facts: Facts,
+    /// What was forgotten and may come back.
+    forgotten: Facts,
+    /// Opened long ago, and never again.
+    reader: Option<(Store, Facts)>,
+    steps: [u64; 2],
+    said: String,
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let (fate, disk) = (Fate::new(seed), SimulatedDisk::new());
+        sim::create(&disk, &fate).unwrap();
+        let (facts, forgotten) = (Facts::new(), Facts::new());
+        World { seed, fate, disk: disk.settled(), facts, forgotten, reader: None, steps: [0; 2], said: String::new() }
+    }
+
+    fn step(&mut self, number: u64) {
+        let act = self.choose();
+        let turn = match self.fate.below(8) {
+            0 => Turn::Dies(self.fate.below(30)),
+            1 | 2 => Turn::Sleeps(self.fate.below(24)),
+            3 => Turn::MachineCrashes(self.fate.below(30)),
+            _ => Turn::Nothing,
+        };
+        let other = self.choose();
+        let jump = [0, 1, 3600, -86_400, YEARS, -YEARS][self.fate.below(6) as usize];
+        self.fate.pass(jump, &self.disk);
+        let what = format!("seed {}, step {number}: {act:?}, {turn:?}, meanwhile {other:?}", self.seed);
+        let mut done: Vec<(Act, treering::Result<()>)> = Vec::new();
+        match turn {
+            Turn::Nothing => done.push((act.clone(), self.run(&self.disk.clone(), &act))),
+            Turn::Dies(after) | Turn::MachineCrashes(after) => {
+                let dying = self.disk.process(after);
+                let result = self.run(&dying, &act);
+                done.push((act.clone(), result));
+            }
+            Turn::Sleeps(after) => {
+                let result: Arc<Mutex<Option<treering::Result<()>>>> = Arc::default();
+                let (world, disk, there, second) =
+                    (self.fate.clone(), self.disk.clone(), result.clone(), other.clone());
+                let sleeping = FaultyDisk::meanwhile(self.disk.clone(), after as usize, move || {
+                    world.pass(YEARS, &disk);
+                    let store = sim::open(&disk, &world);
+                    *there.lock().unwrap() = Some(store.and_then(|store| perform(&store, &second)));
+                });
+                let options = Options { disk: Some(Arc::new(sleeping)), ..sim::options_on(&self.disk, &self.fate) };
+                let first = Store::open(ROOT, options).and_then(|store| perform(&store, &act));
+                done.push((act.clone(), first));
+                if let Some(result) = result.lock().unwrap().take() {
+                    done.push((other, result));
+                }
+            }
+        }
+        if matches!(turn, Turn::MachineCrashes(_)) {
+            let mut states = self.disk.crashes(16, self.fate.below(u64::MAX));
+            let chosen = self.fate.below(states.len() as u64) as usize;
+            self.disk = states.swap_remove(chosen).settled();
+            // Nobody lives on.
+            self.reader = None;
+        }
+        self.judge(&what, &done);
+        self.read_long_after(&what);
+        self.said.push_str(&format!("{what}\n{:?}\n{}\n", self.facts, self.disk.fingerprint()));
+    }
+
+    fn choose(&mut self) -> Act {
+        let pick =
+            |fate: &Fate, facts: &Facts| facts.keys().nth(fate.below(facts.len().max(1) as u64) as usize).cloned();
+        match self.fate.below(12) {
+            0 | 1 => pick(&self.fate, &self.facts).map_or(Act::Collect, Act::Forget),
+            2 => pick(&self.fate, &self.forgotten).map_or(Act::Verify, Act::Undo),
+            3 | 4 => Act::Collect,
+            5 => Act::Rebuild,
+            6 => Act::Verify,
+            _ => {
+                let run = self.fate.below(2) as usize;
+                self.steps[run] += 1;
+                let tensors = (0..1 + self.fate.below(3))
+                    .map(|n| floats(&format!("model.{n}"), 20 + 40 * n as usize, self.fate.below(5)))
+                    .collect();
+                Act::Save(RUNS[run].into(), self.steps[run], tensors)
+            }
+        }
+    }
+
+    fn run(&self, disk: &SimulatedDisk, act: &Act) -> treering::Result<()> {
+        perform(&sim::open(disk, &self.fate)?, act)
+    }
+
+    /// What can be seen now must follow from what was done, and acknowledged.
+    fn judge(&mut self, what: &str, done: &[(Act, treering::Result<()>)]) {
+        let store = sim::open(&self.disk, &self.fate).unwrap_or_else(|e| panic!("{what}: it does not open: {e}"));
+        let seen = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {e}"));
+        let mut allowed: BTreeMap<String, BTreeSet<Option<String>>> =
+            self.facts.iter().map(|(key, value)| (key.clone(), [Some(value.clone())].into())).collect();
+        for (act, result) in done {
+            let (address, becomes) = match act {
+                Act::Save(run, step, tensors) => (format!("{run}@{step}"), Some(sim::content_of(tensors))),
+                Act::Forget(address) => (address.clone(), None),
+                Act::Undo(address) => (address.clone(), self.forgotten.get(address).cloned()),
+                Act::Collect | Act::Rebuild | Act::Verify => continue,
+            };
+            let ways = allowed.entry(address).or_insert_with(|| [None].into());
+            // Of two who did something with one checkpoint either may have been the last.
+            let alone = done.iter().filter(|(other, _)| speaks_of(other) == speaks_of(act)).count() == 1;
+            if result.is_ok() && alone {
+                ways.clear();
+            }
+            ways.insert(becomes);
+        }
+        for (address, ways) in &allowed {
+            let found = seen.get(address).cloned();
+            assert!(ways.contains(&found), "{what}: {address} is {found:?}, not one of {ways:?}\n{}", self.said);
+            if found.is_none() && self.facts.contains_key(address) {
+                self.forgotten.insert(address.clone(), self.facts[address].clone());
+            }
+        }
+        assert!(seen.keys().all(|key| allowed.contains_key(key)), "{what}: {seen:?}");
+        for (act, result) in done {
+            if let Err(error) = result {
+                let fine =
+                    matches!(error, Error::Stale { .. } | Error::Unknown { .. } | Error::CheckpointUnknown { .. })
+                        || matches!(error, Error::RunUnknown { .. } | Error::Invalid { .. } | Error::StepExists { .. })
+                        || self.disk_died(error);
+                assert!(fine, "{what}: {act:?} said {error:?}");
+            }
+        }
+        self.facts = seen;
+    }
+
+    /// The error of a process that the test ended.
+    fn disk_died(&self, error: &Error) -> bool {
+        let mut cause = Some(error as &dyn std::error::Error);
+        while let Some(error) = cause {
+            if error.to_string().contains("ended by the test") {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    }
+
+    /// A reader who opened the store long ago reads what it saw then, whole, or hears that it is gone.
+    fn read_long_after(&mut self, what: &str) {
+        let Some((store, facts)) = &self.reader else {
+            let store = sim::open(&self.disk, &self.fate).unwrap();
+            self.reader = Some((store, self.facts.clone()));
+            return;
+        };
+        for (address, content) in facts {
+            let kept = self.facts.get(address) == Some(content);
+            match store.checkpoint(&at(address)).and_then(|checkpoint| {
+                let mut tensors = Vec::new();
+                for tensor in checkpoint.tensors()? {
+                    let mut bytes = Vec::new();
+                    checkpoint.read_tensor(&tensor.meta.name, &mut bytes)?;
+                    tensors.push(Tensor { name: tensor.meta.name, dtype: "F32", shape: tensor.meta.shape, bytes });
+                }
+                Ok(sim::content_of(&tensors))
+            }) {
+                Ok(read) => assert_eq!(&read, content, "{what}: {address}"),
+                Err(error) => assert!(!kept, "{what}: {address} is kept, and cannot be read: {error:?}"),
+            }
+        }
+        if self.fate.below(4) == 0 {
+            self.reader = None;
+        }
+    }
+}
+
+fn speaks_of(act: &Act) -> Option<String> {
+    match act {
+        Act::Save(run, step, _) => Some(format!("{run}@{step}")),
+        Act::Forget(address) | Act::Undo(address) => Some(address.clone()),
+        Act::Collect | Act::Rebuild | Act::Verify => None,
+    }
+}
+
+fn perform(store: &Store, act: &Act) -> treering::Result<()> {
+    match act {
+        Act::Save(run, step, tensors) => sim::save(store, tensors, &options(run, *step)),
+        Act::Forget(address) => {
+            let slot = store.find(&at(address))?.slot;
+            store.forget(&[slot]).map(|_| ())
+        }
+        Act::Undo(address) => store.undo(&at(address)).map(|_| ()),
+        Act::Collect => store.gc(&GcOptions::default()).map(|_| ()),
+        Act::Rebuild => store.rebuild(),
+        Act::Verify => store.verify(Depth::Structure).map(|_| ()),
+    }
+}
+
+fn history(seed: u64) -> World {
+    let mut world = World::new(seed);
+    for number in 0..STEPS {
+        world.step(number);
+    }
+    // Faults have stopped: everything finishes, and nothing is left behind.
+    world.fate.pass(YEARS * 10, &world.disk);
+    world.reader = None;
+    let store = sim::open(&world.disk, &world.fate).unwrap();
+    store.gc(&GcOptions::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let report = store.verify(Depth::Deep).unwrap();
+    assert!(report.is_sound() && report.foreign.is_empty(), "seed {seed}: {report:?}");
+    assert_eq!(sim::observe(&store).unwrap(), world.facts, "seed {seed}");
+    world
+}
+
+#[test]
+fn f041_f071_whatever_happens_what_was_acknowledged_is_seen() {
+    let from_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let seeds = match from_env("TREERING_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..from_env("TREERING_SEEDS").unwrap_or(SEEDS),
+    };
+    println!("seeds {seeds:?} of {STEPS} steps");
+    seeds.for_each(|seed| drop(history(seed)));
+}
+
+#[test]
+fn one_seed_is_one_history_byte_for_byte() {
+    assert_eq!(history(17).said, history(17).said);
+}
