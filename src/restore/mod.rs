@@ -4,6 +4,7 @@
 //! a byte of it is written. Outputs are written under a temporary name beside their place, synced, and then renamed: a
 //! restore that fails leaves nothing, and what was there before stays until the new is whole.
 
+mod memory;
 mod plan;
 mod write;
 
@@ -20,6 +21,8 @@ use crate::format::names;
 use crate::monitor::Unit;
 use crate::store::{Address, ChunkTool, Manifest, Store};
 use crate::tensor::TensorMeta;
+
+pub use memory::Window;
 
 use plan::{Plan, Selection};
 

@@ -101,7 +101,8 @@ impl<'a> Inputs<'a> {
         inputs.check()
     }
 
-    /// Tensors in memory, each with its component or, for `None`, the first part of its name.
+    /// Tensors in memory, each with its component or, for `None`, the first part of its name. Tensors whose bytes are
+    /// the very same slice are tied: they are stored once, and [`crate::restore::Checkpoint::ties`] tells.
     pub fn tensors(tensors: Vec<(Option<String>, MemoryTensor<'a>)>) -> Result<Inputs<'a>> {
         let mut bytes = Vec::with_capacity(tensors.len());
         let mut inputs = Inputs::default();
@@ -149,6 +150,14 @@ impl<'a> Inputs<'a> {
         let headers = self.files.iter().filter_map(|file| file.header.as_ref()).map(|header| header.len() as u64);
         let tensors = self.tensors.iter().map(|tensor| tensor.meta.bytes);
         headers.chain(tensors).chain(self.side_files.iter().map(|(_, bytes)| bytes.len())).sum()
+    }
+
+    /// The memory that a tensor is, if it was given as memory: two tensors of the same are tied.
+    pub(super) fn memory_of(&self, tensor: &InputTensor) -> Option<(*const u8, usize)> {
+        match &self.files[tensor.file as usize].bytes[tensor.source] {
+            Bytes::Memory(slice) if !slice.is_empty() => Some((slice.as_ptr(), slice.len())),
+            _ => None,
+        }
     }
 
     /// Every file is still what it was when it was opened.

@@ -13,7 +13,7 @@ mod ingest;
 mod reference;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use serde_json::Value;
@@ -297,9 +297,12 @@ fn schema_of(inputs: &Inputs<'_>) -> Schema {
     let mut components: Vec<String> = inputs.tensors.iter().map(|t| t.component.clone()).collect();
     components.dedup();
     let mut component = 0;
-    let tensors = inputs.tensors.iter().map(|tensor| {
+    let mut seen = HashMap::new();
+    let tensors = inputs.tensors.iter().zip(0u32..).map(|(tensor, number)| {
         component += usize::from(components[component] != tensor.component);
-        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias: None }
+        let first = inputs.memory_of(tensor).map(|memory| *seen.entry(memory).or_insert(number));
+        let alias = first.filter(|&first| first != number);
+        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias }
     });
     let tensors = tensors.collect();
     Schema { components, files: inputs.files.len() as u32, tensors }

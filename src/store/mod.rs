@@ -40,11 +40,15 @@ pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;
 pub(crate) use place::is_network;
 
+/// Threads of one journey, at most.
+const THREADS_MAX: usize = 256;
+
 /// A store of checkpoints. Cheap to clone; all clones share one catalog.
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<Inner>,
     monitor: Arc<dyn Monitor>,
+    threads: usize,
 }
 
 #[derive(Debug)]
@@ -95,7 +99,7 @@ impl Default for Options {
         let asked =
             std::env::var("TREERING_THREADS").ok().and_then(|text| text.parse().ok()).filter(|&n: &usize| n > 0);
         Options {
-            threads: asked.unwrap_or_else(cores).min(256),
+            threads: asked.unwrap_or_else(cores).min(THREADS_MAX),
             memory_bytes: 192 << 20,
             pack_bytes: TARGET_BYTES,
             env: Env::system(),
@@ -125,6 +129,7 @@ impl Store {
         let origin = Hash::of(&bytes);
         let catalog = place::open_catalog(root, config.store, origin, &options)?;
         let durability = place::durability(root);
+        let threads = options.threads;
         let inner = Inner {
             root: root.to_path_buf(),
             backend,
@@ -135,7 +140,7 @@ impl Store {
             unsure: AtomicBool::new(false),
             durability,
         };
-        let store = Store { inner: Arc::new(inner), monitor: Arc::new(Silent) };
+        let store = Store { inner: Arc::new(inner), monitor: Arc::new(Silent), threads };
         store.refresh()?;
         Ok(store)
     }
@@ -170,7 +175,14 @@ impl Store {
     /// The same store, with someone who hears how far its journeys are and may stop them.
     #[must_use]
     pub fn with_monitor(&self, monitor: Arc<dyn Monitor>) -> Store {
-        Store { inner: self.inner.clone(), monitor }
+        Store { monitor, ..self.clone() }
+    }
+
+    /// The same store, whose journeys use so many threads. These take over the priority of the thread that begins the
+    /// journey, so that work in the background can be made to give way.
+    #[must_use]
+    pub fn with_threads(&self, threads: usize) -> Store {
+        Store { threads: threads.clamp(1, THREADS_MAX), ..self.clone() }
     }
 
     /// Its folder.
@@ -220,7 +232,7 @@ impl Store {
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.inner.options.threads
+        self.threads
     }
 
     /// Fails once somebody asked to stop.

@@ -10,6 +10,7 @@ mod folders;
 mod helpers;
 mod history;
 mod hostile;
+mod memory;
 mod model;
 mod reader;
 mod save_restore;

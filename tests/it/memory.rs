@@ -1,0 +1,95 @@
+//! Tensors that come from memory and go back into memory.
+
+use proptest::prelude::*;
+use treering::ErrorKind;
+use treering::restore::Window;
+use treering::save::{Inputs, MemoryTensor};
+use treering::tensor::{DType, TensorMeta};
+
+use crate::helpers::{Place, Tensor, floats, options};
+
+fn inputs(tensors: &[Tensor]) -> Inputs<'_> {
+    Inputs::tensors(tensors.iter().map(|tensor| (Some("model".into()), memory(tensor, &tensor.name))).collect())
+        .unwrap()
+}
+
+fn memory<'a>(tensor: &'a Tensor, name: &str) -> MemoryTensor<'a> {
+    let dtype = DType::new(tensor.dtype);
+    let bytes = tensor.bytes.len() as u64;
+    let meta = TensorMeta { name: name.into(), dtype, shape: tensor.shape.clone(), bytes };
+    MemoryTensor { meta, bytes: &tensor.bytes }
+}
+
+#[test]
+fn many_tensors_are_read_at_once_into_memory() {
+    let place = Place::new();
+    let tensors = [floats("a", 1_500_000, 1), floats("b", 1, 2), floats("c", 0, 3), floats("d", 300_000, 4)];
+    place.store.save(&inputs(&tensors), &options("r", 1)).unwrap();
+    for threads in [1, 3] {
+        let checkpoint = place.store.with_threads(threads).checkpoint(&"r@1".parse().unwrap()).unwrap();
+        let mut read: Vec<Vec<u8>> = tensors.iter().map(|tensor| vec![0xff; tensor.bytes.len()]).collect();
+        let windows = read.iter_mut().enumerate();
+        let windows = windows.map(|(tensor, bytes)| Window { tensor, start: 0, bytes }).collect();
+        checkpoint.read_into(windows).unwrap();
+        assert!(read.iter().zip(&tensors).all(|(read, tensor)| *read == tensor.bytes));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn any_stretch_of_a_tensor_can_be_read(stretches in prop::collection::vec((0u64..6_000_000, 0usize..2_000_000), 1..4)) {
+        thread_local! {
+            static SAVED: (Place, Tensor) = {
+                let (place, tensor) = (Place::new(), floats("a", 1_500_000, 1));
+                place.store.save(&inputs(std::slice::from_ref(&tensor)), &options("r", 1)).unwrap();
+                (place, tensor)
+            };
+        }
+        SAVED.with(|(place, tensor)| {
+            let all = tensor.bytes.len();
+            let fit = |start: u64, length: usize| length.min(all - start as usize);
+            let mut read: Vec<_> = stretches.iter().map(|&(start, length)| vec![0xff; fit(start, length)]).collect();
+            let each = read.iter_mut().zip(&stretches);
+            let windows = each.map(|(bytes, &(start, _))| Window { tensor: 0, start, bytes }).collect();
+            place.store.checkpoint(&"r@1".parse().unwrap()).unwrap().read_into(windows).unwrap();
+            for (read, &(start, _)) in read.iter().zip(&stretches) {
+                assert!(read[..] == tensor.bytes[start as usize..][..read.len()]);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_window_outside_of_its_tensor_is_refused() {
+    let place = Place::new();
+    place.store.save(&inputs(&[floats("a", 10, 1)]), &options("r", 1)).unwrap();
+    let checkpoint = place.store.checkpoint(&"r@1".parse().unwrap()).unwrap();
+    for (tensor, start, length, kind) in [
+        (0, 1, 40, ErrorKind::Invalid),
+        (0, 41, 0, ErrorKind::Invalid),
+        (0, u64::MAX, 1, ErrorKind::Invalid),
+        (1, 0, 1, ErrorKind::NotFound),
+    ] {
+        let mut bytes = vec![0; length];
+        let error = checkpoint.read_into(vec![Window { tensor, start, bytes: &mut bytes }]).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+    }
+}
+
+#[test]
+fn tensors_of_the_same_memory_are_tied() {
+    let place = Place::new();
+    let (shared, equal) = (floats("embed", 50_000, 1), floats("other", 50_000, 1));
+    let tensors = vec![
+        (Some("model".into()), memory(&shared, "embed")),
+        (Some("model".into()), memory(&equal, "other")),
+        (Some("model".into()), memory(&shared, "head")),
+    ];
+    let report = place.store.save(&Inputs::tensors(tensors).unwrap(), &options("r", 1)).unwrap();
+    assert_eq!(report.sizes.encoded, 200_000);
+    let checkpoint = place.reopened().checkpoint(&"r@1".parse().unwrap()).unwrap();
+    assert_eq!(checkpoint.ties().collect::<Vec<_>>(), [None, None, Some(0)]);
+    let ids: Vec<_> = checkpoint.ids().collect();
+    assert!(ids[0].is_some() && ids.iter().all(|id| *id == ids[0]));
+}
