@@ -8,13 +8,18 @@ TREERING_PYTHON := $(CURDIR)/target/venv/bin/python
 reader := target/venv/ready
 endif
 export TREERING_PYTHON
+# The environment of the Python package: its tests, and what they test against.
+python := target/python/bin/python
+ruff := ../target/python/bin/ruff
 
-.PHONY: help demo session test asan bench lint fmt faults crash-full damage-full
+.PHONY: help demo session test test-rust test-python test-all asan faults crash-full damage-full bench lint fmt
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
 	@echo "make session record the demo anew, as the README shows it"
-	@echo "make test    all tests"
+	@echo "make test    all tests: test-rust and test-python"
+	@echo "make test-all  the same, and those that take long"
+	@echo "make faults  the score of the faults in docs/DURABILITY.md"
 	@echo "make asan    the tests of the codecs, with every access to memory checked"
 	@echo "make bench   all benchmarks"
 	@echo "make lint    format, clippy, documentation, dependencies"
@@ -25,8 +30,10 @@ help:
 demo:
 	$(CARGO) run --release --quiet -- demo
 
+test: test-rust test-python
+
 # Benchmarks are built by lint, and run by bench alone.
-test: $(reader)
+test-rust: $(reader)
 	$(CARGO) test --lib --bins --tests
 	$(CARGO) test --doc
 
@@ -41,20 +48,36 @@ asan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
 	$(CARGO) test --lib codec --target $(shell rustc -vV | sed -n 's/^host: //p')
 
-bench:
+# The package is built as `pip install ./python` builds it, but unoptimized, from what test-rust has compiled.
+test-python: target/python/ready
+	MATURIN_PEP517_ARGS="--profile dev" $(python) -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-index --force-reinstall ./python
+	cd python && ../$(python) -m mypy && ../$(python) -m pytest -q
+
+test-all: test
+	cd python && TREERING_KILLS=100 ../$(python) -m pytest -q tests/test_resume.py
+
+bench: target/python/ready
 	$(CARGO) bench --bench '*'
+	$(python) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-index --force-reinstall ./python
+	$(python) python/benches/save_load.py
 
 lint:
-	$(CARGO) fmt --check
+	$(CARGO) fmt --all --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --lib --no-default-features -- -D warnings
+	$(CARGO) clippy --package treering-python --package treering-cli -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --lib
 	@if $(CARGO) deny --version >/dev/null 2>&1; \
 	then $(CARGO) deny check bans licenses sources; \
 	else echo "cargo-deny is not installed: bans, licences and sources were not checked"; fi
+	@if [ -x target/python/bin/ruff ]; \
+	then cd python && $(ruff) check --quiet && $(ruff) format --quiet --check; \
+	else echo "the Python code was not checked: make target/python/ready installs ruff"; fi
 
 fmt:
-	$(CARGO) fmt
+	$(CARGO) fmt --all
+	@if [ -x target/python/bin/ruff ]; then cd python && $(ruff) check --quiet --fix && $(ruff) format --quiet; fi
 
 target/venv/ready:
 	$(PYTHON) -m venv target/venv
@@ -70,3 +93,10 @@ crash-full:
 
 damage-full:
 	TREERING_ALL_BITS=1 $(CARGO) test --release --no-default-features --test sim -- --nocapture f012_every_bit
+
+# Several gigabytes: the wheel of torch brings its CUDA libraries.
+target/python/ready: python/requirements.txt
+	$(PYTHON) -m venv target/python
+	$(python) -m pip install --quiet --disable-pip-version-check --requirement python/requirements.txt || \
+		{ echo "the Python package was not tested: its requirements cannot be installed here"; exit 1; }
+	touch $@

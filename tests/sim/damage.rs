@@ -2,7 +2,7 @@
 //! repaired as far as anything in the store still says what was there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use treering::disk::SimulatedDisk;
 use treering::gc::GcOptions;
@@ -48,7 +48,7 @@ impl Sound {
         self.disk.files().into_iter().filter(|path| !path.starts_with("/store/tmp")).collect()
     }
 
-    fn content(&self, path: &PathBuf) -> Vec<u8> {
+    fn content(&self, path: &Path) -> Vec<u8> {
         self.disk.content(path).unwrap()
     }
 

@@ -102,7 +102,8 @@ fn tell(folder: &Path, context: &Context) -> Result<()> {
 /// The training as a process: with `kill`, it is ended without warning in the middle of a save.
 fn in_another_process(folder: &Path, kill: bool) -> Result<String> {
     let own = |source| Error::Io { op: "start", path: PathBuf::from("treering"), source };
-    let mut command = Command::new(std::env::current_exe().map_err(own)?);
+    let program = crate::typed().first().ok_or_else(|| Error::Bug("a command without a name".into()))?;
+    let mut command = Command::new(program);
     command
         .args(["demo", "--quiet", "--dir"])
         .arg(folder)

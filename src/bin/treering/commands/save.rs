@@ -86,7 +86,7 @@ fn options(args: &Save) -> Result<SaveOptions> {
 fn provenance() -> Value {
     let mut from = Map::new();
     from.insert("program".into(), format!("treering {}", env!("CARGO_PKG_VERSION")).into());
-    let arguments = std::env::args_os().skip(1).map(|argument| argument.to_string_lossy().into_owned());
+    let arguments = crate::typed().iter().skip(1).map(|argument| argument.to_string_lossy().into_owned());
     from.insert("arguments".into(), arguments.collect());
     from.insert("host".into(), rustix::system::uname().nodename().to_string_lossy().into());
     if let Ok(folder) = std::env::current_dir() {

@@ -1,0 +1,150 @@
+"""What a save and a load cost, beside what people use: one process, the contenders in turns, medians.
+
+A GPT of 14 million parameters in fp32 with AdamW: 172 MB. Times are of this machine as it is now: look at the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import safetensors.torch
+import torch
+import torch.distributed.checkpoint as dcp
+import treering
+
+Times = dict[str, list[float]]
+
+
+def gpt(width: int = 384, layers: int = 6, vocabulary: int = 8192, context: int = 256) -> torch.nn.Module:
+    block = [torch.nn.TransformerEncoderLayer(width, 6, 4 * width, batch_first=True) for _ in range(layers)]
+    model = torch.nn.ModuleDict(
+        {"tok": torch.nn.Embedding(vocabulary, width), "pos": torch.nn.Embedding(context, width)}
+    )
+    model["blocks"] = torch.nn.ModuleList(block)
+    return model
+
+
+def trained(model: torch.nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    step(model, optimizer)
+    return optimizer
+
+
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """As an optimizer's step leaves it: every weight and moment moves a little."""
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter) * 1e-3
+    optimizer.step()
+
+
+def tensors_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    found = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        found |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+    return found
+
+
+def timed(times: Times, name: str, work: Callable[[], object]) -> object:
+    begun = time.perf_counter()
+    result = work()
+    times.setdefault(name, []).append(time.perf_counter() - begun)
+    return result
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--folder", type=pathlib.Path, default=None)
+    given = arguments.parse_args()
+    warnings.filterwarnings("ignore", module="torch.*")
+    torch.manual_seed(0)
+    model = gpt()
+    optimizer = trained(model)
+    nbytes = sum(t.nbytes for t in tensors_of(model, optimizer).values())
+    print(f"torch {torch.__version__}, {os.cpu_count()} cores, state of {nbytes / 1e6:.0f} MB, {given.rounds} rounds")
+    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        times = measure(pathlib.Path(folder), model, optimizer, given.rounds)
+    report(times)
+
+
+def measure(folder: pathlib.Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, rounds: int) -> Times:
+    times: Times = {}
+    warm = {name: tensor.clone() for name, tensor in tensors_of(model, optimizer).items()}
+    run = treering.Store(folder / "store").run("bench")
+    other = gpt()
+    others = trained(other)
+    for number in range(rounds + 1):
+        if number == 1:
+            times.clear()  # the first round warms up
+        step(model, optimizer)
+        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+        tensors = tensors_of(model, optimizer)
+
+        timed(times, "memory copy", lambda: [warm[name].copy_(t) for name, t in tensors.items()])
+
+        def save() -> treering.SaveHandle:
+            return run.save(number, {"model": model, "optimizer": optimizer})
+
+        begun = time.perf_counter()
+        handle = timed(times, "treering save(), blocked", save)
+        handle.wait()
+        times.setdefault("treering save, durable", []).append(time.perf_counter() - begun)
+
+        file = folder / "torch.pt"
+        timed(times, "torch.save", lambda: torch.save(state, file))
+        timed(times, "torch.save + fsync", lambda: (torch.save(state, file), sync(file)))
+        plain = folder / "plain.safetensors"
+        timed(times, "safetensors.save_file", lambda: safetensors.torch.save_file(tensors, plain))
+        shutil.rmtree(folder / "dcp", ignore_errors=True)
+        timed(times, "dcp.save", lambda: dcp.save(tensors, checkpoint_id=folder / "dcp", no_dist=True))
+        shutil.rmtree(folder / "async", ignore_errors=True)
+        begun = time.perf_counter()
+        future = timed(
+            times,
+            "dcp.async_save, blocked",
+            lambda: dcp.async_save(tensors, checkpoint_id=folder / "async", no_dist=True),
+        )
+        future.result()
+        times.setdefault("dcp.async_save, written", []).append(time.perf_counter() - begun)
+
+        def load_torch() -> None:
+            loaded = torch.load(file, weights_only=True)
+            other.load_state_dict(loaded["model"])
+            others.load_state_dict(loaded["optimizer"])
+
+        timed(times, "torch.load + load_state_dict", load_torch)
+        timed(times, "treering load_into", lambda: run.latest().load_into({"model": other, "optimizer": others}))
+        assert all(a.equal(b) for a, b in zip(other.parameters(), model.parameters(), strict=True))
+    run.close()
+    return times
+
+
+def sync(path: pathlib.Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def report(times: Times) -> None:
+    median = {name: statistics.median(each) for name, each in times.items()}
+    for name, each in times.items():
+        print(f"  {name:<30} {median[name] * 1e3:8.1f} ms   ({min(each) * 1e3:.1f} to {max(each) * 1e3:.1f})")
+    for name, other in (
+        ("treering save(), blocked", "memory copy"),
+        ("dcp.async_save, blocked", "memory copy"),
+        ("treering save, durable", "dcp.save"),
+        ("treering load_into", "torch.load + load_state_dict"),
+    ):
+        print(f"  {name} / {other}: {median[name] / median[other]:.2f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

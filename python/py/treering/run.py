@@ -1,0 +1,686 @@
+"""A run: saving in the background, going on where it stopped.
+
+A save has two halves. The first is short and on the caller's thread: the tree is encoded, and all tensors are copied
+into memory of the run. From then on the training may change what it likes. The second half is long and not in the
+way: a thread of low priority calls the library, which hashes, encodes and writes without the interpreter, then syncs,
+and only then is the step there.
+
+There is one such copy in a run, so one save is under way at a time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import platform
+import signal
+import socket
+import sys
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from . import _native
+from .cadence import Cadence, Clock
+from .checkpoint import Checkpoint
+from .errors import (
+    ConflictError,
+    DamagedError,
+    InvalidError,
+    NoSpaceError,
+    NotFoundError,
+    RunExists,
+    SaveInProgress,
+    UnsupportedError,
+    WaitTimeout,
+)
+from .history import History
+from .loading import LoadReport
+from .policy import Best, Keep, duration, rules
+from .staging import Part, Staging, in_place, size
+from .tree import Leaf, encode
+
+if TYPE_CHECKING:
+    from .store import Store
+
+#: A thread that saves gives way to others as much.
+NICENESS = 10
+#: A thread that has nothing to do ends after so many seconds.
+IDLE_SECONDS = 5.0
+#: A collection in the background stops beginning new work after so many seconds.
+COLLECT_SECONDS = 5.0
+#: A collection in the background rewrites packs of which so much is garbage.
+REPACK_ABOVE = 0.25
+#: In the mode that warns, so many failures in a row are an error.
+FAILURES_MAX = 3
+
+
+class SaveHandle:
+    """A save under way.
+
+    Attributes
+    ----------
+    step : int
+        The step.
+    blocked_seconds : float
+        How long :meth:`Run.save` took, waiting for an earlier save included.
+    waited_seconds : float
+        How much of that was waiting for an earlier save.
+    durable_seconds : float or None
+        From the call to durable, once it is.
+    skipped : bool
+        Nothing is saved: an earlier save was under way, and the run was told to skip then.
+    in_time : bool or None
+        For a save after a signal, once it is durable: whether that was within the notice.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.blocked_seconds = 0.0
+        self.waited_seconds = 0.0
+        self.durable_seconds: float | None = None
+        self.skipped = False
+        self.in_time: bool | None = None
+        self._begun = time.monotonic()
+        self._deadline: float | None = None
+        self._report: _native.Saved | None = None
+        self._error: BaseException | None = None
+        self._seen = False
+        self._ended = threading.Event()
+
+    def __repr__(self) -> str:
+        if self.skipped:
+            state = "skipped"
+        elif not self.done():
+            state = "under way"
+        else:
+            state = "durable" if self._error is None else f"failed: {self._error}"
+        return f"<treering.SaveHandle step {self.step} {state}>"
+
+    def done(self) -> bool:
+        """Whether it has ended, well or not."""
+        return self._ended.is_set()
+
+    def wait(self, timeout: float | None = None) -> SaveHandle:
+        """Waits until the step is durable, and raises what went wrong."""
+        self.result(timeout)
+        return self
+
+    def result(self, timeout: float | None = None) -> _native.Saved | None:
+        """Waits as :meth:`wait` does, and returns the report: sizes in bytes, the outcome. `None` if it was skipped."""
+        if not self._ended.wait(timeout):
+            raise WaitTimeout(f"step {self.step} is not durable after {timeout:g} s", "it goes on in the background")
+        if self._error is not None:
+            self._seen = True
+            raise self._error
+        return self._report
+
+    def _end(self, report: _native.Saved | None, error: BaseException | None = None) -> None:
+        now = time.monotonic()
+        self._report, self._error = report, error
+        if error is None and not self.skipped:
+            self.durable_seconds = now - self._begun
+            self.in_time = now <= self._deadline if self._deadline is not None else None
+        if error is not None:
+            error.add_note(f"from the save of step {self.step}")
+            self.in_time = False if self._deadline is not None else None
+        self._ended.set()
+
+
+class Resume:
+    """Where a run goes on: true if there was something to load.
+
+    Attributes
+    ----------
+    step : int or None
+        The step that was loaded.
+    checkpoint : Checkpoint or None
+        Its checkpoint.
+    state : dict
+        What was saved and cannot be filled in place: an epoch, random states.
+    skipped : list of (int, str)
+        Newer steps that could not be used, and why.
+    best : dict of str to (int, float)
+        For each metric whose direction is known, the best step so far and its value.
+    report : LoadReport or None
+        What loading did.
+    """
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+        self.checkpoint: Checkpoint | None = None
+        self.state: dict[str, Any] = {}
+        self.skipped: list[tuple[int, str]] = []
+        self.best: dict[str, tuple[int, float]] = {}
+        self.report: LoadReport | None = None
+
+    def __bool__(self) -> bool:
+        return self.checkpoint is not None
+
+    def __repr__(self) -> str:
+        return f"<treering.Resume {'nothing to load' if self.checkpoint is None else f'step {self.step}'}>"
+
+
+class _Job:
+    """A save for the thread: what the library is called with, and what keeps memory alive that was not copied."""
+
+    def __init__(self, handle: SaveHandle, arguments: dict[str, Any], owner: object) -> None:
+        self.handle = handle
+        self.arguments = arguments
+        self.owner = owner
+
+
+class Run:
+    """A training in a store. Made by :meth:`Store.run`; a context manager that closes it."""
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        *,
+        keep: Sequence[Keep] | None,
+        thin: Mapping[str, int] | None,
+        config: Mapping[str, Any] | None,
+        cadence: Cadence | None,
+        when_busy: Literal["wait", "skip", "error"],
+        on_error: Literal["raise", "warn"],
+        memory_limit: int | None,
+        threads: int | None,
+        gc: bool,
+    ) -> None:
+        _one_of("when_busy", when_busy, ("wait", "skip", "error"))
+        _one_of("on_error", on_error, ("raise", "warn"))
+        if thin is not None and keep is None:
+            raise InvalidError("thin without keep", "give both: thinning is part of a policy")
+        self.store = store
+        self.name = name
+        self._config = None if config is None else json.dumps(dict(config), default=str)
+        self._clock = Clock(cadence)
+        self._when_busy = when_busy
+        self._on_error = on_error
+        self._memory_limit = memory_limit if memory_limit is not None else _quarter_of_memory()
+        self._threads = threads if threads is not None else _background_threads()
+        self._gc = gc
+        self._staging = Staging()
+        self._turn = threading.Lock()
+        self._moved = threading.Condition()
+        self._job: _Job | None = None
+        self._thread: threading.Thread | None = None
+        self._failed: list[SaveHandle] = []
+        self._failures = 0
+        self._closed = False
+        self._handlers: dict[int, Any] = {}
+        self._signalled: float | None = None
+        self._notice = 0.0
+        self._urgent = False
+        #: The step that the next save continues: what was loaded before the first save, resumed from, or saved last.
+        self._at: int | None = None
+        self._has_saved = False
+        self._set_policy(keep, thin)
+        _open_runs.add(self)
+
+    def __repr__(self) -> str:
+        return f"<treering.Run {self.name} in {self.store.path}>"
+
+    # -- saving
+
+    def save(
+        self,
+        step: int,
+        state: dict[str, Any],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        note: str | None = None,
+    ) -> SaveHandle:
+        """Saves a step; returns after the state was copied once.
+
+        Parameters
+        ----------
+        step : int
+            The trainer's number.
+        state : dict
+            Objects with ``state_dict``, tensors, arrays, and plain values in dicts and lists, under names of yours. The
+            keys are the components of the checkpoint.
+        metrics : dict, optional
+            Measured values: numbers, or tensors of one element.
+        tags, note
+            Names for the checkpoint, and a line for people.
+
+        Returns
+        -------
+        SaveHandle
+            Its `wait` returns once the step is durable.
+        """
+        with self._turn:
+            return self._save(SaveHandle(step), state, metrics, tags, note)
+
+    def _save(
+        self,
+        handle: SaveHandle,
+        state: dict[str, Any],
+        metrics: Mapping[str, Any] | None,
+        tags: Sequence[str],
+        note: str | None,
+    ) -> SaveHandle:
+        step = handle.step
+        self._check()
+        self._raise_failed()
+        self._check_begun(step)
+        values = {name: float(value) for name, value in (metrics or {}).items()}
+        if not self._take_turn(handle):
+            return handle
+        encoded = encode(state)
+        parts, buffers, copied = self._copy(encoded.leaves)
+        arguments = {
+            "run": self.name,
+            "step": step,
+            "parts": parts,
+            "buffers": buffers,
+            "state": encoded.state,
+            "metrics": values,
+            "tags": list(tags),
+            "note": note,
+            "config": self._config,
+            "provenance": _provenance(),
+        }
+        if self._urgent and self._signalled is not None:
+            handle._deadline = self._signalled + self._notice
+            self._urgent = False
+        with self._moved:
+            self._job = _Job(handle, arguments, None if copied else encoded)
+            self._wake()
+        if not copied:
+            handle._ended.wait()
+        handle.blocked_seconds = time.monotonic() - handle._begun
+        self._clock.saved(handle.blocked_seconds)
+        if not copied:
+            self._raise_failed()
+        return handle
+
+    def should_save(self, step: int) -> bool:
+        """Whether it is time to save: by the run's cadence, or because a signal asked for it."""
+        return self._urgent or self._clock.due(step)
+
+    def save_on_signal(self, *signals: signal.Signals, notice: str | float = "60s") -> None:
+        """Makes :meth:`should_save` true once one of the signals came, for one save.
+
+        The handler only sets a flag, and calls the handler that was there before. The save that follows says in its
+        handle whether it was durable within `notice`. `stop_requested` stays true.
+        """
+        self._notice = duration(notice)
+        for number in signals:
+            previous = signal.getsignal(number)
+            self._handlers[number] = previous
+            signal.signal(number, self._handler(previous))
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether a signal came."""
+        return self._signalled is not None
+
+    def _handler(self, previous: Any) -> Callable[[int, Any], None]:
+        def handle(number: int, frame: Any) -> None:
+            self._signalled = time.monotonic()
+            self._urgent = True
+            if callable(previous):
+                previous(number, frame)
+
+        return handle
+
+    # -- reading
+
+    def latest(self) -> Checkpoint | None:
+        """The newest step; `None` if there is none."""
+        return self._maybe(f"{self.name}@latest")
+
+    def best(self, metric: str, mode: Literal["min", "max"] | None = None) -> Checkpoint | None:
+        """The best step by a metric; `None` if no step has it. `mode` is known if a rule or an earlier call said it."""
+        return self._maybe(f"{self.name}@best:{metric}" + (f":{mode}" if mode else ""))
+
+    def __getitem__(self, step: int | str) -> Checkpoint:
+        """The checkpoint of a step, or of a tag."""
+        self._check()
+        return Checkpoint(self.store._reader(), f"{self.name}@{step}", self._was_loaded)
+
+    def history(self, *, superseded: bool = False) -> History:
+        """All steps with their metrics; with `superseded`, also those that later training left behind."""
+        self._check()
+        native = self.store._reader()
+        rows = native.log(self.name, superseded) if native.run(self.name) else []
+        return History(self.name, [dict(row) for row in rows])
+
+    def resume(self, targets: dict[str, Any], *, strict: bool = True) -> Resume:
+        """Fills everything from the newest step that is complete and sound, as :meth:`Checkpoint.load_into` does.
+
+        Steps that a policy took something from are passed over; so are damaged ones, with a warning, and the one before
+        is tried. Training goes on from there: later steps are superseded by the next save.
+        """
+        found = Resume()
+        rows = sorted(self.history(), key=lambda row: -row["step"])
+        for row in rows:
+            if row["dropped"]:
+                found.skipped.append((row["step"], f"{', '.join(row['dropped'])} dropped by a policy"))
+                continue
+            try:
+                checkpoint = self[row["step"]]
+                found.report = checkpoint.load_into(targets, strict=strict)
+            except (DamagedError, NotFoundError) as error:
+                if isinstance(error, NotFoundError) and not self._is_gone(row["step"]):
+                    raise
+                found.skipped.append((row["step"], str(error)))
+                warnings.warn(f"step {row['step']} cannot be resumed from: {error}", stacklevel=2)
+                continue
+            found.checkpoint, found.step, found.state = checkpoint, row["step"], found.report.state
+            self._at = found.step
+            break
+        if rows and not found:
+            why = "; ".join(f"{step}: {why}" for step, why in found.skipped[:5])
+            raise DamagedError(f"no step of run {self.name} can be resumed from ({why})", "treering verify --deep")
+        found.best = self._best_so_far()
+        return found
+
+    def annotate(self, step: int, *, metrics: Mapping[str, Any] | None = None, note: str | None = None) -> None:
+        """Adds metrics, or a note, to a step that was saved."""
+        self._check()
+        values = {name: float(value) for name, value in (metrics or {}).items()}
+        self.store._reader().annotate(f"{self.name}@{step}", values, note)
+
+    # -- the end
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits until all saves are durable, and raises what went wrong."""
+        self._drain(timeout)
+        self._raise_failed()
+
+    def close(self, timeout: float | None = 300) -> None:
+        """Waits as :meth:`wait` does, and ends the run's thread. What was loaded from it stays usable."""
+        if self._closed or os.getpid() != self.store._pid:
+            return
+        for number, previous in self._handlers.items():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, previous)
+        self._handlers.clear()
+        self._drain(timeout)
+        with self._moved:
+            self._closed = True
+            self._moved.notify_all()
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout)
+        self._staging.release()
+        _open_runs.discard(self)
+        self._raise_failed()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self.close()
+        except Exception as failed:
+            if error is None:
+                raise
+            error.add_note(f"and the run could not be closed: {failed}")
+
+    # -- inside
+
+    def _check(self) -> None:
+        self.store._reader()
+        if self._closed:
+            raise InvalidError(f"run {self.name} is closed", "begin it again: store.run(...)")
+
+    def _check_begun(self, step: int) -> None:
+        if type(step) is not int or not 0 <= step < 2**63:
+            raise InvalidError(f"step {step!r}", "it is a whole number")
+        rank = _rank()
+        if rank:
+            raise UnsupportedError(f"a save on rank {rank}", "save on rank 0 alone")
+        if self._at is None and self._job is None:
+            row = self.store._reader().run(self.name)
+            if row is not None and row["latest"] is not None:
+                hint = "run.resume(...) goes on from there; another name begins anew"
+                raise RunExists(f"run {self.name} has steps up to {row['latest']}, and none was loaded", hint)
+
+    def _take_turn(self, handle: SaveHandle) -> bool:
+        """Waits for the save before, or what the run was told to do."""
+        with self._moved:
+            if self._job is not None and self._when_busy == "error":
+                raise SaveInProgress(
+                    f"step {self._job.handle.step} is not durable yet", "when_busy='wait' waits for it"
+                )
+            if self._job is not None and self._when_busy == "skip":
+                handle.skipped = True
+                handle._end(None)
+                return False
+            begun = time.monotonic()
+            while self._job is not None:
+                self._moved.wait()
+            handle.waited_seconds = time.monotonic() - begun
+        self._raise_failed()
+        return True
+
+    def _copy(self, leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any], bool]:
+        needed = size(leaves)
+        if needed > self._memory_limit:
+            limit = f"memory_limit is {self._memory_limit:,} bytes and the state is {needed:,}"
+            warnings.warn(f"{limit}: it is saved where it is, and the save is waited for", stacklevel=3)
+            return *in_place(leaves), False
+        return *self._staging.copy(leaves), True
+
+    def _wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"treering-{self.name}", daemon=True)
+            self._thread.start()
+        self._moved.notify_all()
+
+    def _work(self) -> None:
+        try:
+            # New threads begin with the niceness of the one that made them, so those of the library have it too.
+            now = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), now + NICENESS)
+        except OSError:
+            pass  # a wish
+        while True:
+            with self._moved:
+                if self._job is None and not self._closed:
+                    self._moved.wait(IDLE_SECONDS)
+                job = self._job
+                if job is None:
+                    self._thread = None
+                    self._moved.notify_all()
+                    return
+            self._do(job)
+            with self._moved:
+                self._job = None
+                self._moved.notify_all()
+            if job.handle._error is None:
+                self._collect()
+
+    def _do(self, job: _Job) -> None:
+        handle = job.handle
+        try:
+            report = self._save_durably(job)
+        except BaseException as error:
+            self._failures += 1
+            warns = self._on_error == "warn" and self._failures < FAILURES_MAX
+            handle._end(None, error)
+            if warns:
+                warnings.warn(f"step {handle.step} was not saved: {error}", stacklevel=2)
+            else:
+                self._failed.append(handle)
+        else:
+            self._failures = 0
+            self._at, self._has_saved = handle.step, True
+            handle._end(report)
+        finally:
+            job.arguments.clear()
+            job.owner = None
+
+    def _save_durably(self, job: _Job) -> _native.Saved:
+        native = self.store._reader()
+        step = job.handle.step
+        # The same step again is a success if it is the same, and an error if not: it continues nothing.
+        parent = f"{self.name}@{self._at}" if self._at is not None and self._at != step else None
+        try:
+            return native.save(**job.arguments, parent=parent, threads=self._threads)
+        except NoSpaceError:
+            if not self._has_policy():
+                raise
+            native.gc(run=self.name, threads=self._threads)
+            return native.save(**job.arguments, parent=parent, threads=self._threads)
+
+    def _collect(self) -> None:
+        if not self._gc or not self._has_policy():
+            return
+        try:
+            self.store._reader().gc(
+                run=self.name, max_seconds=COLLECT_SECONDS, repack_above=REPACK_ABOVE, threads=self._threads
+            )
+        except ConflictError:
+            pass  # somebody else collects
+        except Exception as error:
+            warnings.warn(f"space of run {self.name} was not freed: {error}", stacklevel=2)
+
+    def _has_policy(self) -> bool:
+        row = self.store._reader().run(self.name)
+        return row is not None and bool(row["policy"])
+
+    def _drain(self, timeout: float | None) -> None:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._moved:
+            while self._job is not None:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise WaitTimeout(f"step {self._job.handle.step} is not durable after {timeout:g} s")
+                self._moved.wait(left)
+
+    def _raise_failed(self) -> None:
+        while self._failed:
+            handle = self._failed.pop(0)
+            if not handle._seen and handle._error is not None:
+                handle._seen = True
+                raise handle._error
+
+    def _set_policy(self, keep: Sequence[Keep] | None, thin: Mapping[str, int] | None) -> None:
+        if keep is None:
+            return
+        native, wanted = self.store._reader(), rules(keep, thin)
+        row = native.run(self.name)
+        if row is None or sorted(row["policy"]) != sorted(wanted):
+            native.set_policy(self.name, wanted)
+        known = row["metrics"] if row is not None else {}
+        for rule in keep:
+            if isinstance(rule, Best):
+                if rule.mode is None and rule.metric not in known:
+                    raise InvalidError(f"whether a small or a large {rule.metric} is better", "say mode='min' or 'max'")
+                if rule.mode is not None and known.get(rule.metric) != rule.mode:
+                    native.set_mode(self.name, rule.metric, rule.mode)
+
+    def _maybe(self, address: str) -> Checkpoint | None:
+        self._check()
+        native = self.store._reader()
+        row = native.run(self.name)
+        if row is None or row["latest"] is None:
+            return None
+        try:
+            return Checkpoint(native, address, self._was_loaded)
+        except NotFoundError:
+            if "@best:" in address:
+                return None
+            raise
+
+    def _was_loaded(self, checkpoint: Checkpoint) -> None:
+        # Later on, looking at an old step is not going back to it.
+        if not self._has_saved:
+            self._at = checkpoint.step
+
+    def _is_gone(self, step: int) -> bool:
+        """A step that was listed a moment ago was collected meanwhile."""
+        return step not in {row["step"] for row in self.history()}
+
+    def _best_so_far(self) -> dict[str, tuple[int, float]]:
+        native = self.store._reader()
+        row = native.run(self.name)
+        best = {}
+        for metric, mode in (row["metrics"] if row else {}).items():
+            try:
+                found = native.best(self.name, metric, mode)[0]
+            except NotFoundError:
+                continue
+            best[metric] = (found["step"], found["metrics"][metric])
+        return best
+
+
+_open_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for run in list(_open_runs):
+        job = run._job
+        if os.getpid() != run.store._pid:
+            continue
+        if job is not None:
+            print(f"treering: waiting for step {job.handle.step} of run {run.name}", file=sys.stderr)
+        try:
+            run.close()
+        except Exception as error:
+            print(f"treering: run {run.name}: {error}", file=sys.stderr)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InvalidError(f"{name}={value!r}", f"it is one of {', '.join(allowed)}")
+
+
+def _rank() -> int:
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return 0
+    return int(distributed.get_rank())
+
+
+def _local_world_size() -> int:
+    text = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(text)) if text.isdigit() else 1
+
+
+def _background_threads() -> int:
+    asked = os.environ.get("TREERING_THREADS", "")
+    if asked.isdigit() and int(asked) > 0:
+        return int(asked)
+    return max(1, min(4, _native.cores() // 4 // _local_world_size()))
+
+
+def _quarter_of_memory() -> int:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            with open(path) as file:
+                text = file.read().strip()
+        except OSError:
+            continue
+        if text.isdigit():
+            memory = min(memory, int(text))
+    return memory // 4 // _local_world_size()
+
+
+def _provenance() -> str:
+    """Where a run comes from: what helps to find the code and the machine again."""
+    versions = {name: str(sys.modules[name].__version__) for name in ("torch", "numpy", "jax") if name in sys.modules}
+    found = {
+        "program": f"treering {_native.__version__}",
+        "python": platform.python_version(),
+        "arguments": sys.argv,
+        "host": socket.gethostname(),
+        "folder": os.getcwd(),
+        "versions": versions,
+    }
+    jobs = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "KUBERNETES_POD_NAME")
+    job = next((f"{name}={os.environ[name]}" for name in jobs if name in os.environ), None)
+    return json.dumps(found | ({"job": job} if job else {}))

@@ -1,0 +1,103 @@
+"""Memory that a save is copied into before it returns: one piece, used again and again."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+from ._native import gather
+from .tree import Leaf
+
+#: Component, name, type, shape, number of the buffer, place in it, length.
+Part = tuple[str, str, str, tuple[int, ...], int, int, int]
+#: Where a tensor may begin: vector instructions like it so.
+ALIGN = 64
+#: Memory is taken in pieces of this size.
+UNIT = 2 << 20
+
+
+class Staging:
+    """The memory, as large as the largest save so far."""
+
+    def __init__(self) -> None:
+        self._memory: mmap.mmap | None = None
+
+    def copy(self, leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any]]:
+        """Copies all tensors, and says where they are. Tied ones are copied once."""
+        parts, places, nbytes = layout(leaves)
+        memory = memoryview(self._reserve(nbytes))
+        plain, seen = [], set()
+        for leaf, place in zip(leaves, places, strict=True):
+            if place in seen or not leaf.nbytes:
+                continue
+            seen.add(place)
+            if leaf.fill is None:
+                plain.append((place, leaf.source))
+            else:
+                leaf.fill(memory[place : place + leaf.nbytes])
+        gather(memory, plain)
+        return parts, [memory]
+
+    def release(self) -> None:
+        """Gives the memory back."""
+        self._memory = None
+
+    def _reserve(self, nbytes: int) -> mmap.mmap:
+        if self._memory is None or len(self._memory) < nbytes:
+            self._memory = None
+            length = max(1, -(-nbytes // UNIT)) * UNIT
+            self._memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                try:
+                    self._memory.madvise(mmap.MADV_HUGEPAGE)
+                except OSError:
+                    pass  # a wish
+        return self._memory
+
+
+def size(leaves: Sequence[Leaf]) -> int:
+    """Bytes that a copy of all tensors takes."""
+    return layout(leaves)[2]
+
+
+def layout(leaves: Sequence[Leaf]) -> tuple[list[Part], list[int], int]:
+    """Where each tensor goes, and how long all of it is."""
+    parts: list[Part] = []
+    places: list[int] = []
+    known: dict[object, int] = {}
+    end = 0
+    for leaf in leaves:
+        place = known.get(leaf.identity) if leaf.identity is not None else None
+        if place is None:
+            place = end
+            end += -(-leaf.nbytes // ALIGN) * ALIGN
+            if leaf.identity is not None:
+                known[leaf.identity] = place
+        places.append(place)
+        parts.append((leaf.component, leaf.name, leaf.dtype, leaf.shape, 0, place, leaf.nbytes))
+    return parts, places, end
+
+
+def in_place(leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any]]:
+    """The tensors where they are: for a save that is waited for. What has no memory of its own is copied."""
+    parts: list[Part] = []
+    buffers: list[Any] = []
+    known: dict[object, int] = {}
+    for leaf in leaves:
+        number = known.get(leaf.identity) if leaf.identity is not None else None
+        if number is None:
+            number = len(buffers)
+            buffers.append(leaf.source if leaf.fill is None else _filled(leaf))
+            if leaf.identity is not None:
+                known[leaf.identity] = number
+        parts.append((leaf.component, leaf.name, leaf.dtype, leaf.shape, number, 0, leaf.nbytes))
+    return parts, buffers
+
+
+def _filled(leaf: Leaf) -> bytearray:
+    memory = bytearray(leaf.nbytes)
+    assert leaf.fill is not None
+    if leaf.nbytes:
+        leaf.fill(memoryview(memory))
+    return memory

@@ -1,0 +1,142 @@
+//! Memory of Python as slices of Rust, while the interpreter is let go of.
+//!
+//! The only place of the package with `unsafe`. What makes it sound is said once, here: a `PyBuffer` keeps its memory
+//! alive and in place until it is dropped, and whoever calls this module keeps other threads from writing to memory
+//! that is read, and from touching memory that is written, until the call returns. The package does so: it hands over
+//! its own staging memory, memory that nobody else has seen yet, or tensors of a caller that it keeps waiting.
+
+use std::slice;
+
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyBufferError;
+use pyo3::prelude::*;
+
+/// A thread copies at least this much: less is copied faster than a thread starts.
+const SHARE_BYTES: usize = 8 << 20;
+/// Threads that copy, at most: memory is no faster for more.
+const THREADS_MAX: usize = 4;
+
+/// Memory to read from.
+pub(crate) struct Readable(PyBuffer<u8>);
+
+/// Memory to write to.
+pub(crate) struct Writable(PyBuffer<u8>);
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Readable {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Readable> {
+        contiguous(PyBuffer::get(&object)?).map(Readable)
+    }
+}
+
+impl<'a, 'py> FromPyObject<'a, 'py> for Writable {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'a, 'py, PyAny>) -> PyResult<Writable> {
+        let buffer = contiguous(PyBuffer::get(&object)?)?;
+        if buffer.readonly() {
+            return Err(PyBufferError::new_err("memory to be written is read-only"));
+        }
+        Ok(Writable(buffer))
+    }
+}
+
+fn contiguous(buffer: PyBuffer<u8>) -> PyResult<PyBuffer<u8>> {
+    if !buffer.is_c_contiguous() {
+        return Err(PyBufferError::new_err("memory with gaps"));
+    }
+    Ok(buffer)
+}
+
+impl Readable {
+    #[expect(unsafe_code, reason = "see the module")]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        if self.0.len_bytes() == 0 {
+            return &[];
+        }
+        // SAFETY: the buffer is contiguous, so it has so many bytes from there on, which live as long as it does; nobody
+        // writes to them, as the module says.
+        unsafe { slice::from_raw_parts(self.0.buf_ptr().cast::<u8>(), self.0.len_bytes()) }
+    }
+}
+
+impl Writable {
+    #[expect(unsafe_code, reason = "see the module")]
+    fn bytes(&mut self) -> &mut [u8] {
+        if self.0.len_bytes() == 0 {
+            return &mut [];
+        }
+        // SAFETY: as for `Readable`, and the memory may be written; `disjoint` has seen to it that no other slice of this
+        // call has any of these bytes.
+        unsafe { slice::from_raw_parts_mut(self.0.buf_ptr().cast::<u8>(), self.0.len_bytes()) }
+    }
+}
+
+/// The slices of all buffers, unless some memory is in two of them.
+pub(crate) fn disjoint(buffers: &mut [Writable]) -> PyResult<Vec<&mut [u8]>> {
+    let mut ranges: Vec<_> = buffers
+        .iter()
+        .filter(|buffer| buffer.0.len_bytes() > 0)
+        .map(|buffer| (buffer.0.buf_ptr() as usize, buffer.0.len_bytes()))
+        .collect();
+    ranges.sort_unstable();
+    if ranges.windows(2).any(|pair| pair[0].0 + pair[0].1 > pair[1].0) {
+        return Err(PyBufferError::new_err("two tensors to be written share memory"));
+    }
+    Ok(buffers.iter_mut().map(Writable::bytes).collect())
+}
+
+/// Copies each source to its place in `into`, on several threads if it is much.
+#[pyfunction]
+pub(crate) fn gather(py: Python<'_>, into: Writable, sources: Vec<(usize, Readable)>) -> PyResult<()> {
+    let mut into = [into];
+    let mut rest = disjoint(&mut into)?.remove(0);
+    let mut pieces = Vec::with_capacity(sources.len());
+    let mut done = 0;
+    for (offset, source) in &sources {
+        let bytes = source.bytes();
+        let gap = offset.checked_sub(done).filter(|gap| gap.checked_add(bytes.len()).is_some_and(|n| n <= rest.len()));
+        let gap = gap.ok_or_else(|| PyBufferError::new_err("sources out of order, or too long"))?;
+        let (piece, after) = std::mem::take(&mut rest).split_at_mut(gap).1.split_at_mut(bytes.len());
+        pieces.push((piece, bytes));
+        rest = after;
+        done = offset + bytes.len();
+    }
+    py.detach(|| copy_all(pieces));
+    Ok(())
+}
+
+fn copy_all(pieces: Vec<(&mut [u8], &[u8])>) {
+    let total: usize = pieces.iter().map(|(_, from)| from.len()).sum();
+    let threads = (total / SHARE_BYTES).clamp(1, super::cores().min(THREADS_MAX));
+    let mut shares = share_out(pieces, total.div_ceil(threads)).into_iter();
+    // The caller's thread takes the first share.
+    let own = shares.next();
+    std::thread::scope(|scope| {
+        shares.for_each(|share| drop(scope.spawn(move || copy_each(share))));
+        own.into_iter().for_each(copy_each);
+    });
+}
+
+/// The pieces in shares of so many bytes.
+fn share_out<'a>(pieces: Vec<(&'a mut [u8], &'a [u8])>, share_bytes: usize) -> Vec<Vec<(&'a mut [u8], &'a [u8])>> {
+    let mut shares = Vec::new();
+    let (mut share, mut room) = (Vec::new(), share_bytes);
+    for (mut to, mut from) in pieces {
+        while from.len() > room {
+            let (begin, end) = std::mem::take(&mut to).split_at_mut(room);
+            share.push((begin, &from[..room]));
+            (to, from, room) = (end, &from[room..], share_bytes);
+            shares.push(std::mem::take(&mut share));
+        }
+        room -= from.len();
+        share.push((to, from));
+    }
+    shares.push(share);
+    shares
+}
+
+fn copy_each(pieces: Vec<(&mut [u8], &[u8])>) {
+    pieces.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
+}
