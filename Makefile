@@ -19,7 +19,6 @@ help:
 	@echo "make session record the demo anew, as the README shows it"
 	@echo "make test    all tests: test-rust and test-python"
 	@echo "make test-all  the same, and those that take long"
-	@echo "make faults  the score of the faults in docs/DURABILITY.md"
 	@echo "make asan    the tests of the codecs, with every access to memory checked"
 	@echo "make bench   all benchmarks"
 	@echo "make lint    format, clippy, documentation, dependencies"
