@@ -171,7 +171,7 @@
 //!
 //! | floor | modules | must not know |
 //! |---|---|---|
-//! | errands | [`history`], [`repair`], [`stats`] | how bytes are stored |
+//! | errands | [`history`], [`repair`], [`stats`], [`encodings`] | what is in the body of a frame |
 //! | journeys | [`save`], [`restore`], [`retain`], [`gc`], [`verify`] | each other; they meet in the store |
 //! | the store | [`store`] | what a save or a collection is for |
 //! | places | [`backend`], [`catalog`] | `backend`: what is in an object. `catalog`: that objects exist |
@@ -209,6 +209,7 @@ pub mod save;
 pub mod verify;
 // -- errands
 pub mod doctor;
+pub mod encodings;
 pub mod export;
 pub mod history;
 pub mod repair;

@@ -137,6 +137,11 @@ impl Checkpoint {
         &self.manifest.row
     }
 
+    /// What it is made of: its manifest, and how each tensor is stored.
+    pub(crate) fn parts(&self) -> (&Manifest, &[Option<Stored>]) {
+        (&self.manifest, &self.tensors)
+    }
+
     /// It comes back as a folder.
     pub fn is_folder(&self) -> bool {
         let root = &self.manifest.root;

@@ -94,7 +94,11 @@ fn facts_are_json_with_stable_keys() {
     assert_eq!(json(here, "best --run r --metric loss --mode min")["checkpoints"][0]["step"], 200);
     let du = json(here, "du");
     assert!(du["raw_bytes"].as_u64() > du["stored_bytes"].as_u64() && du["checkpoints"] == 2);
-    assert_eq!(json(here, "show r@latest --tensors")["tensor_list"].as_array().unwrap().len(), 3);
+    let shown = json(here, "show r@latest --tensors");
+    assert_eq!(shown["tensor_list"].as_array().unwrap().len(), 3);
+    assert_eq!(shown["tensor_list"][0]["how"][0]["why"], "unchanged since r@100");
+    let encodings = &json(here, "stats --encodings")["encodings"];
+    assert_eq!(encodings["by_dtype"]["F32"]["raw_bytes"], 1_000_000, "the frozen part once, the others twice");
     assert_eq!(json(here, "verify --deep")["sound"], true);
     for line in [
         "runs",

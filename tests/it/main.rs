@@ -5,6 +5,7 @@ mod catalog;
 mod chains;
 mod cli;
 mod collect;
+mod encodings;
 mod faults;
 mod folders;
 mod helpers;

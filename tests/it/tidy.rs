@@ -13,7 +13,11 @@ const FLOORS: &[Floor] = &[
     Floor { name: "places", modules: &["backend", "catalog"], shared: false },
     Floor { name: "store", modules: &["store"], shared: false },
     Floor { name: "journeys", modules: &["gc", "restore", "retain", "save", "verify"], shared: false },
-    Floor { name: "errands", modules: &["doctor", "export", "history", "repair", "stats"], shared: false },
+    Floor {
+        name: "errands",
+        modules: &["doctor", "encodings", "export", "history", "repair", "stats"],
+        shared: false,
+    },
 ];
 
 /// What a module uses although its floor does not allow it, and why that is so. One that is no longer needed goes.

@@ -50,7 +50,11 @@ pub(crate) struct Doctor {}
 
 /// Count checkpoints, bytes and files of the store
 #[derive(Args, Debug)]
-pub(crate) struct Stats {}
+pub(crate) struct Stats {
+    /// How the bytes are encoded, by type and component; reads every manifest
+    #[arg(long)]
+    pub(crate) encodings: bool,
+}
 
 /// Show where the bytes are
 #[derive(Args, Debug)]

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 use treering::Result;
+use treering::encodings::Encoded;
 use treering::restore::{Checkpoint, TensorInfo};
 
 use super::rows;
@@ -12,8 +13,12 @@ use crate::context::Context;
 use crate::ui::{Out, Table, bytes, count, left, percent, right};
 
 pub(crate) fn run(args: &Show, context: &Context) -> Result<ExitCode> {
-    let checkpoint = context.store()?.checkpoint(&args.checkpoint.parse()?)?;
-    let tensors = if args.tensors { checkpoint.tensors()? } else { Vec::new() };
+    let store = context.store()?;
+    let checkpoint = store.checkpoint(&args.checkpoint.parse()?)?;
+    let tensors: Vec<(TensorInfo, Vec<Encoded>)> = match args.tensors {
+        true => checkpoint.tensors()?.into_iter().zip(store.encodings_of(&checkpoint)?).collect(),
+        false => Vec::new(),
+    };
     let mut facts = rows::checkpoint(checkpoint.info());
     facts["sizes"] = rows::sizes(&checkpoint.info().sizes);
     facts["save_id"] = json!(checkpoint.info().save);
@@ -28,7 +33,7 @@ pub(crate) fn run(args: &Show, context: &Context) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tensor(info: &TensorInfo) -> Value {
+fn tensor((info, encoded): &(TensorInfo, Vec<Encoded>)) -> Value {
     json!({
         "component": info.component,
         "name": info.meta.name,
@@ -41,10 +46,21 @@ fn tensor(info: &TensorInfo) -> Value {
         "encodings": info.encodings.iter().map(|(name, count)| json!({ "encoding": name, "chunks": count })).collect::<Vec<_>>(),
         "depth": info.depth,
         "packs": info.packs,
+        "how": encoded.iter().map(how).collect::<Vec<_>>(),
     })
 }
 
-fn print(checkpoint: &Checkpoint, tensors: &[TensorInfo], out: &mut Out) -> Result<()> {
+fn how(encoded: &Encoded) -> Value {
+    json!({
+        "chunks": encoded.chunks,
+        "encoding": encoded.encoding,
+        "depth": encoded.depth,
+        "base": encoded.base.as_ref().map(ToString::to_string),
+        "why": encoded.why.as_ref().map(ToString::to_string),
+    })
+}
+
+fn print(checkpoint: &Checkpoint, tensors: &[(TensorInfo, Vec<Encoded>)], out: &mut Out) -> Result<()> {
     let info = checkpoint.info();
     let mut line = |name: &str, value: String| {
         if value.is_empty() { Ok(()) } else { out.line(format_args!("{name:<12} {value}")) }
@@ -93,17 +109,17 @@ fn print(checkpoint: &Checkpoint, tensors: &[TensorInfo], out: &mut Out) -> Resu
         left("how"),
         left("id"),
     ]);
-    for t in tensors {
+    for (t, encoded) in tensors {
         let shape: Vec<String> = t.meta.shape.iter().map(u64::to_string).collect();
-        let how: Vec<String> =
-            t.encodings.iter().map(|(name, n)| if *n == 1 { name.clone() } else { format!("{name} x{n}") }).collect();
+        let one = |e: &Encoded| if encoded.len() == 1 { e.to_string() } else { format!("{} x {e}", e.chunks) };
+        let how: Vec<String> = encoded.iter().map(one).collect();
         table.row([
             t.meta.name.clone(),
             t.meta.dtype.name().into(),
             format!("[{}]", shape.join(", ")),
             bytes(t.meta.bytes),
             bytes(t.stored_bytes),
-            if t.id.is_none() { "dropped".into() } else { how.join(", ") },
+            if t.id.is_none() { "dropped".into() } else { how.join(" / ") },
             t.id.map_or(String::new(), |id| id.to_hex()[..12].to_string()),
         ]);
     }
