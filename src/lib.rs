@@ -171,7 +171,7 @@
 //!
 //! | floor | modules | must not know |
 //! |---|---|---|
-//! | errands | [`history`], [`repair`], [`stats`], [`encodings`] | what is in the body of a frame |
+//! | errands | [`history`], [`repair`], [`stats`], [`encodings`], [`measure`] | what is in the body of a frame |
 //! | journeys | [`save`], [`restore`], [`retain`], [`gc`], [`verify`] | each other; they meet in the store |
 //! | the store | [`store`] | what a save or a collection is for |
 //! | places | [`backend`], [`catalog`] | `backend`: what is in an object. `catalog`: that objects exist |
@@ -212,6 +212,7 @@ pub mod doctor;
 pub mod encodings;
 pub mod export;
 pub mod history;
+pub mod measure;
 pub mod repair;
 pub mod stats;
 

@@ -233,7 +233,7 @@ fn taken(name: &str) -> Error {
 }
 
 /// Regular files below a folder by their relative names, sorted. Links are followed, as model folders are full of them.
-fn files_below(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
+pub(crate) fn files_below(root: &Path) -> Result<BTreeMap<String, PathBuf>> {
     let mut files = BTreeMap::new();
     let mut todo = vec![(root.to_path_buf(), String::new(), 0)];
     while let Some((folder, prefix, depth)) = todo.pop() {

@@ -29,6 +29,7 @@ use crate::parallel;
 use crate::store::{Address, Lookup, PackWriter, Store};
 use crate::tensor::Layout;
 
+pub(crate) use ingest::files_below;
 pub use ingest::{Inputs, MemoryTensor};
 
 use commit::Lineage;

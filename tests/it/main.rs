@@ -1,6 +1,7 @@
 //! One binary for all tests through the public doors.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has found something")]
 
+mod bench;
 mod catalog;
 mod chains;
 mod cli;

@@ -15,7 +15,7 @@ const FLOORS: &[Floor] = &[
     Floor { name: "journeys", modules: &["gc", "restore", "retain", "save", "verify"], shared: false },
     Floor {
         name: "errands",
-        modules: &["doctor", "encodings", "export", "history", "repair", "stats"],
+        modules: &["doctor", "encodings", "export", "history", "measure", "repair", "stats"],
         shared: false,
     },
 ];

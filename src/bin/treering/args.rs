@@ -3,6 +3,7 @@
 //! Deliberately ignorant of stores: an address such as `RUN@STEP` stays text here, and whether flags make sense for a
 //! run is for the command to say.
 
+mod bench;
 mod check;
 mod filter;
 mod help;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use bench::Bench;
 pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Repair, Stats, Verify};
 pub(crate) use filter::Filter;
 pub(crate) use help::{GROUPS, command};
@@ -89,6 +91,7 @@ pub(crate) enum Command {
     Gc(Gc),
     Verify(Verify),
     Repair(Repair),
+    Bench(Bench),
     Rebuild(Rebuild),
     Doctor(Doctor),
     Stats(Stats),

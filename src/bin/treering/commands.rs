@@ -1,6 +1,7 @@
 //! One file for each command: it calls the library and renders the answer.
 
 mod annotate;
+mod bench;
 mod best;
 mod cat;
 mod completions;
@@ -67,6 +68,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Gc(args) => gc::run(&args, context),
         Command::Verify(args) => verify::run(&args, context),
         Command::Repair(args) => repair::run(&args, context),
+        Command::Bench(args) => bench::run(&args, context),
         Command::Rebuild(args) => rebuild::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Stats(args) => stats::run(&args, context),

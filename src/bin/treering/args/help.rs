@@ -12,7 +12,7 @@ use super::Cli;
 
 /// Which commands stand together, what most people need first. A test holds that each command is in one group.
 pub(crate) const GROUPS: &[(&str, &[&str])] = &[
-    ("Commands", &["save", "log", "best", "restore", "policy", "gc", "verify"]),
+    ("Commands", &["save", "log", "best", "restore", "policy", "gc", "verify", "bench"]),
     ("Getting started", &["init", "demo", "completions"]),
     ("History", &["runs", "show", "why", "metric", "annotate", "tag", "untag", "fork", "watch"]),
     ("Taking out", &["cat", "state", "export"]),

@@ -73,11 +73,7 @@ fn options(args: &Save) -> Result<SaveOptions> {
             args::OnConflict::Skip => OnConflict::Skip,
             args::OnConflict::Replace => OnConflict::Replace,
         },
-        encoding: match args.encoding {
-            args::Encoding::Fast => Encoding::Fast,
-            args::Encoding::Balanced => Encoding::Balanced,
-            args::Encoding::Small => Encoding::Small,
-        },
+        encoding: encoding(args.encoding),
         dry_run: args.dry_run,
     })
 }
@@ -111,6 +107,14 @@ fn provenance() -> Value {
 fn git(args: &[&str]) -> Option<String> {
     let output = Command::new("git").args(args).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
+}
+
+pub(super) fn encoding(asked: args::Encoding) -> Encoding {
+    match asked {
+        args::Encoding::Fast => Encoding::Fast,
+        args::Encoding::Balanced => Encoding::Balanced,
+        args::Encoding::Small => Encoding::Small,
+    }
 }
 
 fn collect(store: &Store, args: &Save) -> Result<Value> {
