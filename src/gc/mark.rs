@@ -80,9 +80,10 @@ impl Store {
             if let Some(verdict) = planned.get(&slot).filter(|verdict| !verdict.thin.is_empty()) {
                 manifest.drop_components(&verdict.thin);
             }
+            let mut seen = HashSet::new();
             for chunk in manifest.all_chunks()? {
                 marked.live.insert(chunk);
-                marked.add(&manifest, slot, chunk)?;
+                marked.add(&manifest, slot, chunk, &mut seen)?;
             }
         }
         Ok(marked)
@@ -123,22 +124,28 @@ impl Marked {
         }
     }
 
-    /// A chunk is needed where it is read from, and so are its bases.
-    fn add(&mut self, manifest: &Manifest, slot: u64, chunk: ChunkId) -> Result<()> {
+    /// A chunk is needed where it is read from, and so are its bases. Two checkpoints that share a frame may read its
+    /// base from different packs, so each is followed to the end of its chains; `seen` is what this one has followed.
+    fn add(&mut self, manifest: &Manifest, slot: u64, chunk: ChunkId, seen: &mut HashSet<ChunkId>) -> Result<()> {
         let place = |chunk: ChunkId| -> Result<(Copy, u32)> {
             let how = manifest.chunks.how_stored(chunk).ok_or(Error::ChunkMissing { chunk })?;
             Ok(((how.pack, chunk), how.frame_bytes))
         };
         let mut todo = vec![chunk];
         while let Some(chunk) = todo.pop() {
-            let (copy, bytes) = place(chunk)?;
-            if self.used.contains_key(&copy) {
+            if !seen.insert(chunk) {
                 continue;
             }
+            let (copy, bytes) = place(chunk)?;
             let bases = manifest.chunks.bases_of(chunk);
             todo.extend(bases);
-            let bases = bases.iter().map(|base| Ok(place(*base)?.0)).collect::<Result<_>>()?;
-            self.used.insert(copy, Used { bytes, bases, slot });
+            let used = self.used.entry(copy).or_insert_with(|| Used { bytes, bases: Vec::new(), slot });
+            for base in bases {
+                let base = place(*base)?.0;
+                if !used.bases.contains(&base) {
+                    used.bases.push(base);
+                }
+            }
         }
         Ok(())
     }
@@ -152,14 +159,14 @@ impl Marked {
         !self.is_dead(copy) && used.bases.iter().any(|base| self.is_dead(*base))
     }
 
-    /// The nearest chunk of the chain that is not dead.
-    fn live_base(&self, used: &Used) -> Option<ChunkId> {
-        let mut next = used.bases.first();
-        while let Some(base) = next {
-            if !self.is_dead(*base) {
+    /// The nearest chunk of the chain that is not dead. `None` too if checkpoints read a link from different packs: their
+    /// chains may part there.
+    fn live_base<'a>(&'a self, mut used: &'a Used) -> Option<ChunkId> {
+        while let [base] = used.bases[..] {
+            if !self.is_dead(base) {
                 return Some(base.1);
             }
-            next = self.used.get(base).and_then(|used| used.bases.first());
+            used = self.used.get(&base)?;
         }
         None
     }

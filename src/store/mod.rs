@@ -167,7 +167,7 @@ impl Store {
             unsure: AtomicBool::new(false),
             durability: *durability,
         };
-        let cold = Store { inner: Arc::new(inner), monitor: self.monitor.clone() };
+        let cold = Store { inner: Arc::new(inner), ..self.clone() };
         cold.refresh()?;
         Ok(cold)
     }
