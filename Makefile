@@ -49,7 +49,7 @@ asan:
 
 # The package is built as `pip install ./python` builds it, but unoptimized, from what test-rust has compiled.
 test-python: target/python/ready
-	MATURIN_PEP517_ARGS="--profile dev" $(python) -m pip install --quiet --disable-pip-version-check \
+	PATH="$(CURDIR)/target/python/bin:$$PATH" MATURIN_PEP517_ARGS="--profile dev" $(python) -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-index --force-reinstall ./python
 	cd python && ../$(python) -m mypy && ../$(python) -m pytest -q
 
@@ -58,7 +58,8 @@ test-all: test
 
 bench: target/python/ready
 	$(CARGO) bench --bench '*'
-	$(python) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-index --force-reinstall ./python
+	PATH="$(CURDIR)/target/python/bin:$$PATH" $(python) -m pip install --quiet --disable-pip-version-check \
+		--no-build-isolation --no-index --force-reinstall ./python
 	$(python) python/benches/save_load.py
 
 lint:

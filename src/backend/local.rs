@@ -155,6 +155,17 @@ impl LocalBackend {
         }
     }
 
+    /// Every pack, in the order of their names. A foreign file is left alone.
+    fn all_packs(&self) -> Result<Vec<(PackId, crate::disk::Name)>> {
+        let mut packs = Vec::new();
+        for folder in self.list(keys::PACKS)?.into_iter().filter(|name| name.folder) {
+            let inside = self.list(&format!("{}/{}", keys::PACKS, folder.name))?;
+            packs.extend(inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name))));
+        }
+        packs.sort_unstable_by_key(|(pack, _)| *pack);
+        Ok(packs)
+    }
+
     fn remove_staging(&self, folder: &Path) -> Result<()> {
         for name in self.disk.list(folder).context("list", folder)? {
             if name.name != LOCK {
@@ -241,14 +252,12 @@ impl Backend for LocalBackend {
     }
 
     fn packs(&self) -> Result<Vec<(PackId, u64)>> {
-        let mut packs = Vec::new();
-        for folder in self.list(keys::PACKS)?.into_iter().filter(|name| name.folder) {
-            let inside = self.list(&format!("{}/{}", keys::PACKS, folder.name))?;
-            // A foreign file is left alone.
-            packs.extend(inside.into_iter().filter_map(|name| Some((name.name.parse().ok()?, name.bytes))));
-        }
-        packs.sort_unstable();
-        Ok(packs)
+        Ok(self.all_packs()?.into_iter().map(|(pack, name)| (pack, name.bytes)).collect())
+    }
+
+    fn packs_before(&self, before: Time) -> Result<Vec<PackId>> {
+        let old = self.all_packs()?.into_iter().filter(|(_, name)| name.modified < before);
+        Ok(old.map(|(pack, _)| pack).collect())
     }
 
     fn delete_pack(&self, pack: PackId) -> Result<()> {

@@ -39,6 +39,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn log_bytes(&self) -> Result<u64>;
     /// All packs that lie here, with their lengths.
     fn packs(&self) -> Result<Vec<(PackId, u64)>>;
+    /// Those that lie there since before that time, by the clock of the place.
+    fn packs_before(&self, before: Time) -> Result<Vec<PackId>>;
     /// Removes a pack; an absent one is a success. Only collection calls this.
     fn delete_pack(&self, pack: PackId) -> Result<()>;
     /// Makes deletions durable, and gives their space back.

@@ -516,6 +516,13 @@ impl Entry {
     }
 }
 
+/// The store that an entry says it belongs to, if its hash is right.
+pub(crate) fn owner(bytes: &[u8]) -> Option<StoreId> {
+    let (content, hash) = bytes.split_last_chunk::<32>()?;
+    let owner = content.strip_prefix(MAGIC)?.get(4..)?.first_chunk()?;
+    (Hash::of(content) == Hash(*hash)).then_some(StoreId(*owner))
+}
+
 fn parse(bytes: &[u8], store: StoreId, slot: u64) -> std::result::Result<Decoded, WireError> {
     if bytes.len() > BYTES_MAX {
         return Err("it is too long".into());

@@ -38,6 +38,10 @@ const PER_ENTRY: usize = 8192;
 /// Temporary files of entries that are older than this belong to nobody.
 const STALE_SECS: u64 = 3600;
 
+/// Packs that the log does not know and whose save has left nothing else are let lie for so long. Somebody who deleted
+/// the newest entry by hand, and notices, can still have it made again from them.
+const ORPHAN_SECS: u64 = 24 * 3600;
+
 /// What to collect.
 #[derive(Clone, Debug, Default)]
 pub struct GcOptions {
@@ -170,14 +174,15 @@ impl Store {
             // What another machine has just made may not be seen here yet.
             return Ok(orphans);
         }
-        let lying = self.backend().packs()?;
+        let before = Time(self.env().now().0.saturating_sub(ORPHAN_SECS as i64 * 1_000_000_000));
+        let lying = self.backend().packs_before(before)?;
         self.refresh()?;
         let catalog = self.catalog();
         if catalog.has_voids()? {
             // An entry that was lost may have named them, and nobody could tell.
             return Ok(orphans);
         }
-        for (pack, _) in lying {
+        for pack in lying {
             if catalog.pack(pack)?.is_none() {
                 orphans.entry(pack.save).or_default().push(pack);
             }

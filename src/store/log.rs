@@ -225,6 +225,18 @@ impl Store {
         }
     }
 
+    /// The description says whose log this is. If the log's both ends are sound entries of another store, it is the
+    /// description that lies: as an empty store it would be believed, and its packs taken for garbage.
+    fn check_description(&self, last: u64) -> Result<()> {
+        let owner = |slot| self.read_entry_bytes(slot).ok().flatten().and_then(|bytes| entry::owner(&bytes));
+        match (owner(0), owner(last)) {
+            (Some(first), Some(last)) if first == last && first != self.id() => {
+                Err(Error::damaged(Key::config().as_str(), format!("the log is that of store {first}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The slots that void entries name, with what stands in their place.
     fn voids(&self) -> Result<Voids> {
         let mut all = Vec::new();
@@ -263,6 +275,9 @@ impl Store {
         }
         // A catalog that begins knows nothing of the log's end: what is missing in the middle must not look like it.
         let listed = if position.next == 0 { self.backend().slots()?.last().copied() } else { None };
+        if let Some(last) = listed {
+            self.check_description(last)?;
+        }
         let mut batch: Vec<(Entry, Hash)> = Vec::new();
         let mut told = false;
         let folded = loop {

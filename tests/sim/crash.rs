@@ -20,7 +20,7 @@ use crate::helpers::{Tensor, at, floats, metrics, options};
 use crate::sim::{self, Fate};
 
 /// States that are looked at in one run of all histories; more with `TREERING_CRASH_STATES`.
-const STATES: usize = 24_000;
+const STATES: usize = 10_000;
 /// Of so many states, one is put to use and crashes again meanwhile.
 const AGAIN: usize = 24;
 
@@ -415,7 +415,10 @@ mod histories {
         session.save("r", 1, &lora(1));
         session.act(|session| session.store().fork("s", &at("r@1")).unwrap());
         session.act(|s| s.store().lease(&at("r@1"), std::time::Duration::from_secs(60), "me").unwrap());
-        session.forget("r@1");
+        session.act(|session| {
+            let slot = session.store().find(&at("r@1")).unwrap().slot;
+            session.store().forget_leased(&[slot]).unwrap();
+        });
         session.gc();
         session
     }

@@ -83,6 +83,8 @@ impl Sound {
             match (lost, named.get(address)) {
                 (Lost::Nothing, None) => {}
                 (Lost::Everything, Some(_)) => {}
+                // Where its entry and its pack are gone at once, nothing says that it ever was: that much was lost.
+                (Lost::Everything, None) if what.contains("/log/") && what.contains("/packs/") => {}
                 (Lost::Tensors(lost), Some(named)) => assert_eq!(&lost, named, "{what}: {address}"),
                 (lost, named) => panic!("{what}: of {address} {lost:?} is lost, and verify says {named:?}"),
             }

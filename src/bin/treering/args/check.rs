@@ -23,9 +23,10 @@ pub(crate) struct Verify {
 /// Save what can be saved of a damaged store, and say what is gone
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Nothing is changed or deleted: entries are added to the log. What cannot be read there has no effect from now on, or is made
-again from packs; damaged copies are marked, and good ones elsewhere take their place. Saving the same content again heals
-the rest.
+Nothing is changed or deleted: entries are added to the log. What cannot be
+read there has no effect from now on, or is made again from packs; damaged
+copies are marked, and good ones elsewhere take their place. Saving the same
+content again heals the rest.
 
 Examples:
   treering repair --dry-run   say what is damaged, and what would be done
