@@ -93,6 +93,7 @@ def test_a_killed_training_ends_as_one_that_was_not(script: pathlib.Path, tmp_pa
                 break
         lines += training.stdout.readlines()
         training.wait(60)
+        training.stdout.close()
         began.append(int(lines[0].split()[1]))
     assert began[0] == 0 and began == sorted(began) and began[-1] > 0, began
     assert ended("".join(lines)) == wanted
