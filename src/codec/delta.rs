@@ -1,8 +1,8 @@
 //! Differences to a base: what a chunk costs when every weight moved a little.
 //!
-//! Each element is compared with the element at the same place of the base ([`residual`](super::residual)), the
-//! difference is split into a symbol and noise ([`symbol`](super::entropy::symbol)), and the symbol is coded by its
-//! odds given the exponent of the base ([`rans`](super::entropy::rans)). The base has as many bytes as the chunk.
+//! Each element is compared with the element at the same place of the base (`residual`), the difference is split into a
+//! symbol and noise (`entropy::symbol`), and the symbol is coded by its odds given the exponent of the base
+//! (`entropy::rans`). The base has as many bytes as the chunk.
 //!
 //! # Body
 //! With `w` the bytes of an element, the chunk is `length / (32 w)` *rows* of 32 elements, and what is left over is
