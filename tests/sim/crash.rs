@@ -190,7 +190,7 @@ fn check(what: &str, allowed: &BTreeMap<String, BTreeSet<Option<String>>>, facts
 fn recover(what: &str, disk: &SimulatedDisk, facts: &Facts, count: &mut Count) {
     let fate = Fate::new(count.states as u64 ^ 0xfeed);
     let disk = disk.settled();
-    fate.pass(3 * 3600, &disk);
+    fate.pass(27 * 3600, &disk);
     let new = [floats("model.new", 20, 99)];
     let use_it = |disk: &SimulatedDisk| -> treering::Result<Store> {
         let store = sim::open(disk, &fate)?;

@@ -50,7 +50,7 @@ fn has(disk: &SimulatedDisk, steps: &[u64]) {
 #[track_caller]
 fn works(disk: &SimulatedDisk, steps: &[u64]) {
     let fate = Fate::new(10);
-    fate.pass(2 * 3600, disk);
+    fate.pass(26 * 3600, disk);
     let store = sim::open(disk, &fate).unwrap();
     save(&store, 77).unwrap();
     store.gc(&GcOptions::default()).unwrap();
