@@ -229,6 +229,22 @@ def test_an_incomplete_step_is_not_resumed_from(store: treering.Store) -> None:
             run.resume({"model": model, "optimizer": optimizer})
 
 
+def test_a_part_that_is_left_loads_although_a_small_one_was_dropped(store: treering.Store) -> None:
+    model = torch.nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(4)).sum().backward()
+    with store.run("r", keep=[treering.Latest(9)], thin={"optimizer": 1}) as run:
+        for step in (1, 2):
+            optimizer.step()
+            run.save(step, {"model": model, "optimizer": optimizer, "epoch": step})
+    first = store["r@1"]
+    assert first.dropped == ["optimizer"]
+    target = torch.nn.Linear(4, 4)
+    assert first.load_into({"model": target}).state == {"epoch": 1}
+    assert_same(target.state_dict(), first.load("model"))
+    assert "optimizer" in store["r@2"].load_into({"model": target}).state
+
+
 # -- history, rules, cadence
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 #: Bytes that are made before they are handed over.
 BATCH_BYTES = 256 << 20
-#: What is saved under a key that was not asked for comes along up to this size.
+#: What is saved under a key that was not asked for comes along up to this size, unless a policy dropped it.
 SMALL_BYTES = 1 << 20
 
 
@@ -158,8 +158,9 @@ def plan_into(plan: Plan, root: dict[str, Any], state: dict[str, Any]) -> None:
         else:
             plan.missing.append(key)
     for key, node in root.items():
-        small = sum(plan.info(tensor).nbytes for tensor in tensor_nodes(node)) <= SMALL_BYTES
-        if key not in plan.targets and small:
+        tensors = [plan.info(tensor) for tensor in tensor_nodes(node)]
+        kept = all(info.id is not None for info in tensors)
+        if key not in plan.targets and kept and sum(info.nbytes for info in tensors) <= SMALL_BYTES:
             plan.value(node, keep(key))
 
 
