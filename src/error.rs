@@ -230,6 +230,12 @@ pub enum Error {
         /// Its key in the store.
         object: String,
     },
+    /// So much lies in the store that the log does not know of that the log itself must have lost something.
+    #[error("{packs} packs of this store are named by no entry of its log; nothing was deleted")]
+    Unexplained {
+        /// How many.
+        packs: u64,
+    },
     /// What the save relied on was collected meanwhile. Nothing was written to the log.
     #[error("{what} was collected while it was being used")]
     Stale {
@@ -306,6 +312,7 @@ impl Error {
             | Error::ChunkMissing { .. }
             | Error::ObjectDamaged { .. }
             | Error::ObjectMissing { .. }
+            | Error::Unexplained { .. }
             | Error::Diverged { .. } => ErrorKind::Damaged,
             Error::StoreNewer { .. } | Error::EntryUnknown { .. } | Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::ReadOnly { .. } | Error::Catalog { .. } | Error::Interrupted => ErrorKind::Unavailable,
@@ -325,6 +332,10 @@ impl Error {
             Error::StoreNewer { .. } | Error::EntryUnknown { .. } => "update treering".into(),
             Error::Diverged { .. } => {
                 "an older copy of the store was put in its place; if that was meant: treering rebuild --accept-shorter-log"
+                    .into()
+            }
+            Error::Unexplained { .. } => {
+                "the log may have lost its end: put it back from a copy; if these packs may go: treering gc --unexplained"
                     .into()
             }
             Error::RunUnknown { near, .. } if near.is_empty() => "the store has no runs yet".into(),

@@ -115,4 +115,15 @@ impl TensorMeta {
         let bits = elements.checked_mul(u64::from(dtype.bits()?))?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }
+    /// False if type and shape ask for another number of bytes than there are, or for more than can be counted. An unknown
+    /// type, or elements that do not fill whole bytes, ask for none.
+    pub fn fits(&self) -> bool {
+        let Some(bits) = self.dtype.bits() else { return true };
+        let factors = self.shape.iter().map(|&d| u128::from(d)).chain([bits.into()]);
+        let bits = match self.shape.contains(&0) {
+            true => Some(0),
+            false => factors.into_iter().try_fold(1u128, |n, factor| n.checked_mul(factor)),
+        };
+        bits.is_some_and(|bits| !bits.is_multiple_of(8) || bits / 8 == u128::from(self.bytes))
+    }
 }

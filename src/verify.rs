@@ -283,7 +283,7 @@ impl Store {
         parallel::for_each(self.threads(), roots, ChunkTool::default, |tool: &mut ChunkTool, root| {
             // A root that cannot be read is known by now, and so is what rests on it.
             let Ok(bytes) = set.read_whole(*root, tool) else { return Ok(()) };
-            chains.follow(*root, &bytes, tool)
+            chains.follow(*root, 0, &bytes, tool)
         })
     }
 
@@ -352,12 +352,14 @@ struct Chains<'a> {
 }
 
 impl Chains<'_> {
-    /// Decodes all that rests on a chunk of these bytes. Depths bound how far this goes.
-    fn follow(&self, chunk: ChunkId, bytes: &[u8], tool: &mut ChunkTool) -> Result<()> {
+    /// Decodes all that rests on a chunk of these bytes. Depths bound how far this goes: what claims to be no deeper than
+    /// its base is never read that way.
+    fn follow(&self, chunk: ChunkId, depth: u8, bytes: &[u8], tool: &mut ChunkTool) -> Result<()> {
         if !self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(chunk) {
             return Ok(());
         }
-        for difference in self.resting.get(&chunk).into_iter().flatten() {
+        let resting = self.resting.get(&chunk).into_iter().flatten();
+        for difference in resting.filter(|difference| difference.row.depth > depth) {
             self.store.check_stop()?;
             let Difference { pack, row } = *difference;
             let decoded = self.decode(*difference, bytes, tool);
@@ -371,7 +373,7 @@ impl Chains<'_> {
                 }
             }
             if let Ok(bytes) = decoded {
-                self.follow(row.chunk, &bytes, tool)?;
+                self.follow(row.chunk, row.depth, &bytes, tool)?;
             }
         }
         Ok(())

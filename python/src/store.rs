@@ -166,7 +166,7 @@ impl Store {
     ) -> PyResult<Collected> {
         let max_time = max_seconds.map(Duration::try_from_secs_f64).transpose();
         let max_time = max_time.map_err(|_| PyValueError::new_err("max_seconds is no time"))?;
-        let options = GcOptions { run, dry_run, max_time, repack_above };
+        let options = GcOptions { run, dry_run, max_time, repack_above, ..GcOptions::default() };
         let store = self.0.with_threads(threads.unwrap_or(self.0.options().threads));
         call(py, || store.gc(&options)).map(Collected::from)
     }

@@ -52,6 +52,7 @@ impl LocalBackend {
         self.make_reserve();
         // A description that a crash keeps without the folders would be a store that cannot be written.
         self.sync_folder(&self.root)?;
+        self.check_exclusive()?;
         let temporary = self.temporary_name();
         self.write_new(&temporary, config)?;
         let linked = self.link_new(&temporary, &Key::config());
@@ -139,6 +140,25 @@ impl LocalBackend {
         self.discard(&a);
         self.discard(&b);
         works
+    }
+
+    /// Slots of the log are taken by links: a name must not be given twice. Where there are no links at all, that is for
+    /// the first one that counts to say.
+    fn check_exclusive(&self) -> Result<()> {
+        let (a, b) = (self.temporary_name(), self.temporary_name());
+        self.write_new(&a, b"")?;
+        let twice = [(); 2].map(|()| self.disk.link(&a, &b).map_err(|e| e.kind()));
+        self.discard(&a);
+        self.discard(&b);
+        match twice {
+            [Err(_), _] | [_, Err(io::ErrorKind::AlreadyExists)] => Ok(()),
+            _ => Err(Error::Unsupported {
+                what: format!(
+                    "the file system at {} gives a name twice, so writers cannot share a store",
+                    self.root.display()
+                ),
+            }),
+        }
     }
 
     /// A temporary file that is not removed is found by the next collection.

@@ -40,7 +40,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     /// The names in a folder, in no order.
     fn list(&self, path: &Path) -> io::Result<Vec<Name>>;
-    /// Makes a file, if there is none, and holds a lock on it that ends with the process; `None` if another holds it.
+    /// Makes a file, if there is none, and holds a lock on it that ends with the process; `None` if another holds it, or has
+    /// held and removed it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
 }
 

@@ -108,6 +108,8 @@ impl Disk for RealDisk {
         options.write(true).create(true).truncate(false).custom_flags(NO_FOLLOW);
         let file = options.mode(self.file_mode().unwrap_or(0o666)).open(path)?;
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            // Whoever held it last has removed it meanwhile: a lock that nobody else can find keeps nobody away.
+            Ok(()) if file.metadata()?.nlink() == 0 => Ok(None),
             Ok(()) => Ok(Some(Box::new(RealLock { _file: file }))),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status};
 use crate::env::Time;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::entry::{Abort, Body, Forget, Unpin};
 use crate::format::keys::Key;
 use crate::format::pack;
@@ -41,6 +41,9 @@ const STALE_SECS: u64 = 3600;
 /// Packs that the log does not know and whose save has left nothing else are let lie for so long. Somebody who deleted
 /// the newest entry by hand, and notices, can still have it made again from them.
 const ORPHAN_SECS: u64 = 24 * 3600;
+/// More saves than these are not left like that at once, not by a power loss in the middle of many: it is the log that
+/// has lost them.
+const ORPHANED_SAVES_MAX: usize = 8;
 
 /// What to collect.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +56,8 @@ pub struct GcOptions {
     pub max_time: Option<Duration>,
     /// Rewrite packs of which at least this share is not needed; by default, an explicit collection's 2 %.
     pub repack_above: Option<f64>,
+    /// Delete packs that no entry explains even if they are many.
+    pub unexplained: bool,
 }
 
 /// What a collection did, or would do.
@@ -115,7 +120,7 @@ impl Store {
         self.check_catalog()?;
         let mut report = GcReport::default();
         if !options.dry_run {
-            report.dead_saves = self.bury_dead()?;
+            report.dead_saves = self.bury_dead(options.unexplained)?;
             self.end_leases()?;
         }
         report.checkpoints = self.verdicts(options)?;
@@ -140,7 +145,7 @@ impl Store {
     }
 
     /// Ends saves whose process is gone: what they left is condemned, unless they had committed.
-    fn bury_dead(&self) -> Result<u64> {
+    fn bury_dead(&self, unexplained: bool) -> Result<u64> {
         let before = Time(self.env().now().0.saturating_sub(STALE_SECS as i64 * 1_000_000_000));
         let mut dead = 0;
         self.backend().reap(before, &mut |save| {
@@ -149,10 +154,23 @@ impl Store {
             dead += self.abort(save, &packs)?;
             Ok(())
         })?;
-        for (save, packs) in self.orphans()? {
+        let orphans = self.orphans()?;
+        if !unexplained {
+            self.check_explained(&orphans)?;
+        }
+        for (save, packs) in orphans {
             dead += self.abort(save, &packs)?;
         }
         Ok(dead)
+    }
+
+    /// A log that lost its end, or all of it, looks like one in which nobody ever committed what lies here.
+    fn check_explained(&self, orphans: &BTreeMap<SaveId, Vec<PackId>>) -> Result<()> {
+        let nothing_known = self.catalog().position()?.next == 0;
+        if orphans.len() > ORPHANED_SAVES_MAX || nothing_known && !orphans.is_empty() {
+            return Err(Error::Unexplained { packs: orphans.values().map(|packs| packs.len() as u64).sum() });
+        }
+        Ok(())
     }
 
     fn abort(&self, save: SaveId, packs: &[PackId]) -> Result<u64> {

@@ -109,9 +109,8 @@ impl<'a> Inputs<'a> {
         for (source, (component, tensor)) in tensors.into_iter().enumerate() {
             let name = names::printable(&tensor.meta.name).into_owned();
             names::check_tensor(&tensor.meta.name)?;
-            let expected = TensorMeta::expected_bytes(&tensor.meta.dtype, &tensor.meta.shape);
             let given = tensor.bytes.len() as u64;
-            if tensor.meta.bytes != given || expected.is_some_and(|expected| expected != given) {
+            if tensor.meta.bytes != given || !tensor.meta.fits() {
                 return Err(Error::invalid(
                     format!("tensor {name}"),
                     format!("{given} bytes do not fit its type and shape"),

@@ -203,13 +203,15 @@ impl PackSet {
 
     /// True if no copy of the chunk, or of one of its bases, is good.
     pub(crate) fn is_lost(&self, chunk: ChunkId, is_bad: &dyn Fn(PackId, ChunkId) -> bool) -> bool {
-        if chunk == ChunkId::of(b"") {
-            return false;
-        }
+        chunk != ChunkId::of(b"") && self.is_lost_below(chunk, u8::MAX, is_bad)
+    }
+
+    /// Looks at the copies that [`PackSet::read_below`] would try: deeper ones may rest on each other.
+    fn is_lost_below(&self, chunk: ChunkId, depth_limit: u8, is_bad: &dyn Fn(PackId, ChunkId) -> bool) -> bool {
         let Some(copies) = self.copies.get(&chunk) else { return true };
-        copies.places().iter().all(|place| {
+        copies.places().iter().filter(|place| place.depth < depth_limit).all(|place| {
             let pack = self.packs[place.pack as usize].pack;
-            is_bad(pack, chunk) || place.bases.iter().any(|&base| self.is_lost(base, is_bad))
+            is_bad(pack, chunk) || place.bases.iter().any(|&base| self.is_lost_below(base, place.depth, is_bad))
         })
     }
 

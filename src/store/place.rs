@@ -61,15 +61,20 @@ pub(super) fn open_catalog(root: &Path, store: StoreId, origin: Hash, options: &
 }
 
 pub(super) fn places(root: &Path, store: StoreId) -> Vec<PathBuf> {
+    let cache = std::env::var_os("TREERING_CACHE").map(PathBuf::from);
+    let uid = rustix::process::getuid().as_raw();
+    let folder = cache.unwrap_or_else(|| std::env::temp_dir().join(format!("treering-{uid}")));
+    places_in(root, &folder, store, uid, is_network)
+}
+
+/// SQLite keeps its promises on no network file system.
+fn places_in(root: &Path, cache: &Path, store: StoreId, uid: u32, is_network: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
     let mut places = Vec::new();
     if !is_network(root) {
         places.push(root.join(crate::format::keys::CATALOG));
     }
-    let cache = std::env::var_os("TREERING_CACHE").map(PathBuf::from);
-    let uid = rustix::process::getuid().as_raw();
-    let folder = cache.unwrap_or_else(|| std::env::temp_dir().join(format!("treering-{uid}")));
-    if !is_network(&folder) && own_folder(&folder, uid) {
-        places.push(folder.join(format!("{store}.sqlite")));
+    if !is_network(cache) && own_folder(cache, uid) {
+        places.push(cache.join(format!("{store}.sqlite")));
     }
     places
 }
@@ -79,4 +84,27 @@ fn own_folder(folder: &Path, uid: u32) -> bool {
     use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     let _ = std::fs::DirBuilder::new().mode(0o700).create(folder);
     std::fs::symlink_metadata(folder).is_ok_and(|meta| meta.is_dir() && meta.uid() == uid && meta.mode() & 0o022 == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn f048_no_catalog_lies_on_a_network_file_system() {
+        let folder = tempfile::tempdir().unwrap();
+        let (root, cache) = (folder.path().join("store"), folder.path().join("cache"));
+        let uid = rustix::process::getuid().as_raw();
+        let store = StoreId([7; 16]);
+        let places = |network: &[&Path]| places_in(&root, &cache, store, uid, |path| network.contains(&path));
+        let (here, cached) = (root.join("catalog.sqlite"), cache.join(format!("{store}.sqlite")));
+        assert_eq!(places(&[]), [here.clone(), cached.clone()]);
+        assert_eq!(places(&[&root]), [cached]);
+        assert!(places(&[&root, &cache]).is_empty());
+        // Nor where others could plant one.
+        std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o777)).unwrap();
+        assert_eq!(places(&[]), [here]);
+        assert!(!is_network(folder.path()));
+    }
 }

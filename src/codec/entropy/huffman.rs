@@ -17,7 +17,9 @@ const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 /// Writes frames at one level.
 pub(crate) struct Compressor {
-    context: CCtx<'static>,
+    level: i32,
+    /// Made when it is first needed: it is large, and many a reader of small things needs none.
+    context: Option<CCtx<'static>>,
     frame: Vec<u8>,
 }
 
@@ -33,32 +35,37 @@ impl Compressor {
     }
 
     fn of_level(level: i32) -> Compressor {
-        let mut context = CCtx::create();
-        // Below level 0 zstd would leave literals as they are if not told otherwise.
-        let literals = CParameter::LiteralCompressionMode(ParamSwitch::Enable);
-        for parameter in [CParameter::CompressionLevel(level), literals] {
-            context.set_parameter(parameter).expect("zstd has this parameter");
-        }
-        Compressor { context, frame: Vec::new() }
+        Compressor { level, context: None, frame: Vec::new() }
     }
 
     /// The frame of `bytes`, valid until the next call.
     pub(crate) fn compress(&mut self, bytes: &[u8]) -> &[u8] {
         // Always the whole bound: a tighter buffer could change what is written into it.
         let frame = at_least(&mut self.frame, zstd_safe::compress_bound(bytes.len()));
-        let len = self.context.compress2(frame, bytes).expect("a frame within zstd's own bound");
+        let context = self.context.get_or_insert_with(|| context_of(self.level));
+        let len = context.compress2(frame, bytes).expect("a frame within zstd's own bound");
         &frame[..len]
     }
 }
 
+fn context_of(level: i32) -> CCtx<'static> {
+    let mut context = CCtx::create();
+    // Below level 0 zstd would leave literals as they are if not told otherwise.
+    let literals = CParameter::LiteralCompressionMode(ParamSwitch::Enable);
+    for parameter in [CParameter::CompressionLevel(level), literals] {
+        context.set_parameter(parameter).expect("zstd has this parameter");
+    }
+    context
+}
+
 /// Reads frames.
 pub(crate) struct Decompressor {
-    context: DCtx<'static>,
+    context: Option<DCtx<'static>>,
 }
 
 impl Decompressor {
     pub(crate) fn new() -> Decompressor {
-        Decompressor { context: DCtx::create() }
+        Decompressor { context: None }
     }
 
     /// Decodes the one frame that `frame` is into all of `out`.
@@ -73,7 +80,7 @@ impl Decompressor {
             Ok(Some(len)) if len == out.len() as u64 => {}
             _ => return Err(CodecError("a zstd frame of another length than its contents")),
         }
-        match self.context.decompress(out, frame).map_err(zstd_says)? {
+        match self.context.get_or_insert_with(DCtx::create).decompress(out, frame).map_err(zstd_says)? {
             len if len == out.len() => Ok(()),
             _ => Err(CodecError("a zstd frame that ends too soon")),
         }

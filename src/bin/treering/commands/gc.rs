@@ -12,8 +12,13 @@ use crate::context::Context;
 use crate::ui::{Out, Table, bytes, count, duration, left, right};
 
 pub(crate) fn run(args: &Gc, context: &Context) -> Result<ExitCode> {
-    let options =
-        GcOptions { run: args.run.clone(), dry_run: args.dry_run, max_time: args.max_time, repack_above: None };
+    let options = GcOptions {
+        run: args.run.clone(),
+        dry_run: args.dry_run,
+        max_time: args.max_time,
+        unexplained: args.unexplained,
+        ..GcOptions::default()
+    };
     let report = context.store()?.gc(&options)?;
     let each = report.checkpoints.iter().map(|verdict| {
         json!({

@@ -10,7 +10,7 @@ use treering::restore::{Checkpoint, TensorInfo};
 use super::rows;
 use crate::args::Show;
 use crate::context::Context;
-use crate::ui::{Out, Table, bytes, count, left, percent, right};
+use crate::ui::{Out, Table, bytes, count, left, percent, printable, right};
 
 pub(crate) fn run(args: &Show, context: &Context) -> Result<ExitCode> {
     let store = context.store()?;
@@ -63,7 +63,7 @@ fn how(encoded: &Encoded) -> Value {
 fn print(checkpoint: &Checkpoint, tensors: &[(TensorInfo, Vec<Encoded>)], out: &mut Out) -> Result<()> {
     let info = checkpoint.info();
     let mut line = |name: &str, value: String| {
-        if value.is_empty() { Ok(()) } else { out.line(format_args!("{name:<12} {value}")) }
+        if value.is_empty() { Ok(()) } else { out.line(format_args!("{name:<12} {}", printable(&value))) }
     };
     line("checkpoint", info.address())?;
     line("status", rows::status(info.status).into())?;
