@@ -105,6 +105,33 @@ pub(crate) fn floats(name: &str, count: usize, seed: u64) -> Tensor {
     Tensor { name: name.into(), dtype: "F32", shape: vec![count as u64], bytes }
 }
 
+/// What a training saves at a step: weights that drift, their 16-bit copy, and a table of which little changes. All but
+/// the first step of a run is stored as differences, of every kind.
+pub(crate) fn trained(step: u64) -> Vec<Tensor> {
+    const WEIGHTS: usize = 500;
+    let mut weights = numbers(&floats("", WEIGHTS, 1));
+    for step in 1..=step {
+        weights.iter_mut().zip(numbers(&floats("", WEIGHTS, 100 + step))).for_each(|(weight, by)| *weight += 1e-3 * by);
+    }
+    let mut table = floats("model.table", 60, 2);
+    for row in 0..step as usize {
+        table.bytes[4 * row + 1] ^= 0x55;
+    }
+    let rounded = |weight: &f32| (weight.to_bits() + 0x7fff + (weight.to_bits() >> 16 & 1)) >> 16;
+    let halves = weights.iter().flat_map(|weight| (rounded(weight) as u16).to_le_bytes()).collect();
+    let shape = vec![WEIGHTS as u64];
+    let wide = weights.iter().flat_map(|weight| weight.to_le_bytes()).collect();
+    vec![
+        Tensor { name: "model.w".into(), dtype: "BF16", shape: shape.clone(), bytes: halves },
+        table,
+        Tensor { name: "optimizer.master.w".into(), dtype: "F32", shape, bytes: wide },
+    ]
+}
+
+fn numbers(tensor: &Tensor) -> Vec<f32> {
+    tensor.bytes.chunks_exact(4).map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap())).collect()
+}
+
 /// The bytes of a safetensors file.
 #[must_use]
 pub(crate) fn file_bytes(tensors: &[Tensor]) -> Vec<u8> {

@@ -1,18 +1,20 @@
 //! Faults of a disk, one by one; each test is named after its row in docs/DURABILITY.md.
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind as Io;
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use treering::disk::{Disk, SimulatedDisk};
 use treering::gc::GcOptions;
+use treering::monitor::Monitor;
 use treering::store::Options;
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
 
 use crate::faulty::{Act, FaultyDisk, Say};
-use crate::helpers::{Tensor, at, floats, options};
+use crate::helpers::{Tensor, at, floats, options, trained};
 use crate::sim::{self, Fate, ROOT};
 
 fn part(seed: u64) -> Vec<Tensor> {
@@ -30,7 +32,7 @@ fn two() -> SimulatedDisk {
     disk.settled()
 }
 
-fn open_on(disk: impl Disk + 'static, base: &SimulatedDisk, fate: &Fate) -> treering::Result<Store> {
+pub(crate) fn open_on(disk: impl Disk + 'static, base: &SimulatedDisk, fate: &Fate) -> treering::Result<Store> {
     Store::open(ROOT, Options { disk: Some(Arc::new(disk)), ..sim::options_on(base, fate) })
 }
 
@@ -182,6 +184,71 @@ fn f008_a_log_folder_that_cannot_be_synced_leaves_the_outcome_unknown() {
     assert_eq!(errors.iter().filter(|error| matches!(error, Error::Unknown { slot: 2, .. })).count(), 1, "{errors:?}");
 }
 
+/// What each object is in the end it is at every moment, or it is not there: its content was synced before its name was
+/// given.
+#[test]
+fn f009_no_crash_leaves_a_name_without_its_content() {
+    let disk = two();
+    save(&sim::open(&disk, &Fate::new(2)).unwrap(), 3).unwrap();
+    let mut seen = 0;
+    let mut look = |operations: usize, states: Vec<SimulatedDisk>| {
+        for state in states {
+            for path in state.files().iter().filter(|path| !path.starts_with("/store/tmp")) {
+                assert_eq!(state.content(path), disk.content(path), "{path:?}, after operation {operations}");
+                seen += 1;
+            }
+        }
+    };
+    disk.crashes_everywhere(256, 1, &mut look);
+    assert!(seen > 1000);
+}
+
+/// Should a medium do it all the same, that is damage, and not the end of the log.
+#[test]
+fn f009_an_entry_without_its_content_is_damage() {
+    let newest = Path::new("/store/log/00000000000000000001");
+    let length = two().content(newest).unwrap().len();
+    let old_blocks = b"TRLG\0\0\x01\0".iter().copied().cycle().take(length).collect();
+    for content in [vec![], vec![0; length], old_blocks] {
+        let disk = two();
+        disk.damage(newest, Some(content));
+        let store = sim::open(&disk, &Fate::new(2)).unwrap();
+        assert!(matches!(save(&store, 3), Err(Error::ObjectDamaged { .. })));
+        let report = store.verify(Depth::Deep).unwrap();
+        assert_eq!(report.affected.iter().map(|one| one.checkpoint.address()).collect::<Vec<_>>(), ["r@2"]);
+        has(&disk, &[1]);
+    }
+}
+
+/// Names that were not synced are lost in every combination, those of new folders on the way among them.
+#[test]
+fn f011_any_part_of_the_new_names_is_lost() {
+    let disk = two();
+    // As in a copy of a store that lacks its empty folders.
+    for folder in treering::format::keys::folders() {
+        let _ = disk.remove_folder(&Path::new(ROOT).join(folder));
+    }
+    let disk = disk.settled();
+    let mut acknowledged = Vec::new();
+    let store = sim::open(&disk, &Fate::new(2)).unwrap();
+    for step in [3, 4] {
+        save(&store, step).unwrap();
+        acknowledged.push(disk.operations());
+    }
+    drop(store);
+    let mut look = |operations: usize, states: Vec<SimulatedDisk>| {
+        let sure = 2 + acknowledged.iter().filter(|&&then| then <= operations).count() as u64;
+        for state in states {
+            let slots = sim::slots(&state);
+            assert!(slots.len() as u64 >= sure, "after operation {operations}: {slots:?}");
+            assert_eq!(slots, (0..slots.len() as u64).collect::<Vec<_>>(), "after operation {operations}");
+            let report = sim::open(&state, &Fate::new(3)).unwrap().verify(Depth::Structure).unwrap();
+            assert!(report.is_sound(), "after operation {operations}: {report:?}");
+        }
+    };
+    disk.crashes_everywhere(48, 1, &mut look);
+}
+
 #[test]
 fn f010_an_entry_that_another_saw_is_durable_before_anything_is_built_on_it() {
     // The writer's process ends between the entry's name and the sync of its folder.
@@ -205,6 +272,21 @@ fn f010_an_entry_that_another_saw_is_durable_before_anything_is_built_on_it() {
     }
 }
 
+/// Two copies of a store went on, each in its own way. An entry of the one in its slot in the other is whole, and wrong:
+/// what follows it does not.
+#[test]
+fn f014_an_entry_of_another_history_in_the_same_slot_is_found() {
+    let (mine, other) = (two(), two());
+    for (disk, run, seed) in [(&mine, "r", 2), (&other, "s", 3)] {
+        let store = sim::open(disk, &Fate::new(seed)).unwrap();
+        (3..5).for_each(|step| sim::save(&store, &part(step), &options(run, step)).unwrap());
+    }
+    let path = Path::new("/store/log/00000000000000000002");
+    mine.damage(path, other.content(path));
+    let refused = sim::open(&mine, &Fate::new(4)).unwrap_err();
+    assert!(refused.kind() == ErrorKind::Damaged && refused.to_string().contains("does not follow"), "{refused}");
+}
+
 #[test]
 fn f015_a_disk_without_links_is_refused_with_advice() {
     let disk = SimulatedDisk::new();
@@ -215,6 +297,16 @@ fn f015_a_disk_without_links_is_refused_with_advice() {
     let options = Options { disk: Some(Arc::new(without)), ..sim::options_on(&disk, &Fate::new(1)) };
     let error = Store::create(ROOT, None, options).unwrap_err();
     assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("hard links"), "{error}");
+    assert!(!disk.files().iter().any(|path| path.ends_with("treering.json")));
+}
+
+#[test]
+fn f016_a_disk_on_which_names_can_be_taken_twice_is_refused() {
+    let disk = SimulatedDisk::new();
+    let overwriting = FaultyDisk::new(disk.clone(), |act, _| if act == Act::Link { Say::Overwrite } else { Say::Go });
+    let options = Options { disk: Some(Arc::new(overwriting)), ..sim::options_on(&disk, &Fate::new(1)) };
+    let error = Store::create(ROOT, None, options).unwrap_err();
+    assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains("twice"), "{error}");
     assert!(!disk.files().iter().any(|path| path.ends_with("treering.json")));
 }
 
@@ -248,6 +340,69 @@ fn f019_a_link_that_says_exists_of_its_own_success_is_a_commit() {
     for state in disk.crashes(64, 1) {
         has(&state, &[1, 2, 3]);
     }
+}
+
+/// Somebody has written three entries, and for a while this machine sees none of them.
+#[test]
+fn f020_entries_that_are_seen_late_cost_only_attempts() {
+    for late in [1, 2, 5, 20] {
+        let disk = two();
+        let fate = Fate::new(2);
+        let seen: Mutex<BTreeMap<PathBuf, u32>> = Mutex::default();
+        let stale = FaultyDisk::new(disk.clone(), move |act, path| match act {
+            Act::Open if path.starts_with("/store/log") => {
+                let mut seen = seen.lock().unwrap();
+                let count = seen.entry(path.to_path_buf()).or_default();
+                // Those of long ago are in every cache.
+                *count += 1;
+                let old = path.ends_with("00000000000000000000") || path.ends_with("00000000000000000001");
+                if *count > late || old { Say::Go } else { Say::Fail(Io::NotFound) }
+            }
+            _ => Say::Go,
+        });
+        let mine = open_on(stale, &disk, &fate).unwrap();
+        let other = sim::open(&disk, &Fate::new(3)).unwrap();
+        for step in 1..=3 {
+            sim::save(&other, &part(60 + step), &options("s", step)).unwrap();
+        }
+        save(&mine, 3).unwrap();
+        assert_eq!(sim::slots(&disk), [0, 1, 2, 3, 4, 5], "{late}");
+        let facts = sim::observe(&sim::open(&disk, &fate).unwrap()).unwrap();
+        assert_eq!((facts.len(), facts.get("r@3")), (6, Some(&sim::content_of(&part(3)))), "{late}");
+    }
+}
+
+/// The device stops answering in the middle of a save: that save waits, and nobody else does.
+#[test]
+fn f023_a_device_that_hangs_holds_up_only_who_waits_for_it() {
+    let disk = two();
+    let (hangs, is_hanging) = std::sync::mpsc::channel();
+    let (answer, answers) = std::sync::mpsc::channel::<()>();
+    let (hangs, answers) = (Mutex::new(Some(hangs)), Mutex::new(answers));
+    let hanging = FaultyDisk::new(disk.clone(), move |act, path| {
+        let first = act == Act::Sync && path.starts_with("/store/tmp");
+        let hangs = hangs.lock().unwrap().take_if(|_| first);
+        if let Some(hangs) = hangs {
+            hangs.send(()).unwrap();
+            answers.lock().unwrap().recv().unwrap();
+        }
+        Say::Go
+    });
+    let store = open_on(hanging, &disk, &Fate::new(2)).unwrap();
+    std::thread::scope(|scope| {
+        let saver = scope.spawn(|| save(&store, 3));
+        is_hanging.recv().unwrap();
+        // The same handle reads; other processes read, save and collect.
+        assert_eq!(sim::observe(&store).unwrap().len(), 2);
+        let other = sim::open(&disk, &Fate::new(3)).unwrap();
+        sim::save(&other, &part(9), &options("s", 1)).unwrap();
+        other.gc(&GcOptions::default()).unwrap();
+        answer.send(()).unwrap();
+        saver.join().unwrap().unwrap();
+    });
+    drop(store);
+    let facts = sim::observe(&sim::open(&disk, &Fate::new(4)).unwrap()).unwrap();
+    assert_eq!(facts.keys().collect::<Vec<_>>(), ["r@1", "r@2", "r@3", "s@1"]);
 }
 
 #[test]
@@ -303,6 +458,91 @@ fn f026_the_same_save_again_after_its_answer_was_lost_is_the_same_checkpoint() {
     assert_eq!(sim::slots(&disk).len(), 3);
 }
 
+/// Stops a journey when it asks for the n-th time whether it should stop.
+#[derive(Debug)]
+struct StopsAt(AtomicUsize);
+
+impl Monitor for StopsAt {
+    fn interrupted(&self) -> bool {
+        let left = self.0.load(Ordering::Relaxed);
+        self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+        left == 0
+    }
+}
+
+/// A save and a collection that are asked to end, at every moment at which they look: nothing is left of the one, and
+/// the other has done a part. No repair is needed.
+#[test]
+fn f027_asked_to_end_at_any_moment() {
+    let mut ended = 0;
+    for number in 0.. {
+        let disk = two();
+        let store = sim::open(&disk, &Fate::new(2)).unwrap();
+        let before = disk.files();
+        let stopped = store.with_monitor(Arc::new(StopsAt(number.into())));
+        match save(&stopped, 3) {
+            Ok(()) => break,
+            Err(Error::Interrupted) => assert_eq!(disk.files(), before, "{number}"),
+            Err(error) => panic!("{number}: {error:?}"),
+        }
+        drop((stopped, store));
+        works(&disk, &[1, 2]);
+        ended += 1;
+    }
+    for number in 0.. {
+        let disk = two();
+        let store = sim::open(&disk, &Fate::new(2)).unwrap();
+        store.forget(&[0]).unwrap();
+        let collected = store.with_monitor(Arc::new(StopsAt(number.into()))).gc(&GcOptions::default());
+        drop(store);
+        works(&disk, &[2]);
+        match collected {
+            Ok(_) => break,
+            Err(error) => assert!(matches!(error, Error::Interrupted), "{number}: {error:?}"),
+        }
+        ended += 1;
+    }
+    assert!(ended > 4, "{ended}");
+}
+
+/// A thread of a save's own that panics, at anything that it does to the disk: an error, no hang, and the handle is good.
+#[test]
+fn f030_a_thread_that_panics_is_an_error() {
+    let mut panics = 0;
+    for number in 0.. {
+        let disk = two();
+        let store = sim::open(&disk, &Fate::new(2)).unwrap();
+        sim::save(&store, &trained(0), &options("s", 0)).unwrap();
+        drop(store);
+        let left = AtomicUsize::new(number);
+        let reached = Arc::new(AtomicBool::new(false));
+        let (here, caller) = (reached.clone(), std::thread::current().id());
+        let panicking = FaultyDisk::new(disk.clone(), move |_, _| {
+            let theirs = std::thread::current().id() != caller;
+            if theirs && left.fetch_sub(1, Ordering::Relaxed) == 0 {
+                here.store(true, Ordering::Relaxed);
+                panic!("for this test");
+            }
+            Say::Go
+        });
+        let with = Options { threads: 3, disk: Some(Arc::new(panicking)), ..sim::options_on(&disk, &Fate::new(5)) };
+        let store = Store::open(ROOT, with).unwrap();
+        // Of differences: the threads that encode read their bases.
+        let saved = sim::save(&store, &trained(1), &options("s", 1));
+        if !reached.load(Ordering::Relaxed) {
+            saved.unwrap();
+            break;
+        }
+        panics += 1;
+        assert_eq!(saved.unwrap_err().kind(), ErrorKind::Bug, "{number}");
+        sim::save(&store, &trained(1), &options("s", 1)).unwrap();
+        drop(store);
+        let facts = sim::observe(&sim::open(&disk, &Fate::new(3)).unwrap()).unwrap();
+        assert_eq!((facts.len(), facts.get("s@1")), (4, Some(&sim::content_of(&trained(1)))), "{number}");
+    }
+    assert!(panics > 2, "{panics}");
+}
+
 /// Whatever another process does between two operations of a save, even if it takes longer than every grace: what is
 /// acknowledged is there.
 fn meanwhile(act: fn(&Store)) {
@@ -351,8 +591,9 @@ fn f068_packs_that_are_not_committed_yet_survive_a_collection_beside_them() {
     });
 }
 
+/// A local collection has no grace that could be given up: each is what others call forced.
 #[test]
-fn f069_what_a_save_relies_on_is_forgotten_and_collected_meanwhile() {
+fn f069_f110_what_a_save_relies_on_is_forgotten_and_collected_meanwhile() {
     meanwhile(|store| {
         store.forget(&[0, 1]).unwrap();
         store.gc(&GcOptions::default()).unwrap();

@@ -31,6 +31,8 @@ pub(crate) enum Say {
     Fail(io::ErrorKind),
     /// It is done, and fails all the same.
     Lie(io::ErrorKind),
+    /// A link is made even if its name is taken.
+    Overwrite,
 }
 
 type Rule = Arc<dyn Fn(Act, &Path) -> Say + Send + Sync>;
@@ -66,8 +68,12 @@ impl FaultyDisk {
     }
 
     fn done<T>(&self, act: Act, path: &Path, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-        match (self.rule)(act, path) {
-            Say::Go => work(),
+        self.did((self.rule)(act, path), work)
+    }
+
+    fn did<T>(&self, said: Say, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        match said {
+            Say::Go | Say::Overwrite => work(),
             Say::Fail(how) => Err(how.into()),
             Say::Lie(how) => work().and_then(|_| Err(how.into())),
         }
@@ -98,7 +104,10 @@ impl Disk for FaultyDisk {
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.done(Act::Link, to, || self.inner.link(from, to))
+        match (self.rule)(Act::Link, to) {
+            Say::Overwrite => self.inner.unlink(to).or(Ok(())).and_then(|()| self.inner.link(from, to)),
+            said => self.did(said, || self.inner.link(from, to)),
+        }
     }
 
     fn unlink(&self, path: &Path) -> io::Result<()> {

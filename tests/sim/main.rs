@@ -1,6 +1,7 @@
 //! One binary for all tests on a simulated disk: crashes, damage, and histories by chance.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has found something")]
 
+mod collection;
 mod crash;
 mod damage;
 mod faults;
@@ -8,5 +9,7 @@ mod faulty;
 #[allow(dead_code, reason = "shared with the tests on real files")]
 #[path = "../it/helpers.rs"]
 mod helpers;
+mod hostile;
 mod model;
+mod orderings;
 mod sim;

@@ -2,7 +2,7 @@
 //! years between two operations while another one does all of its work; a clock that jumps; a machine that loses what
 //! was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
 //!
-//! One seed is one history: `TREERING_SEED` runs just that, `TREERING_SEEDS` that many.
+//! One seed is one history: `TREERING_SEED` runs just that, `TREERING_SEEDS` that many, of `TREERING_STEPS` each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use treering::verify::Depth;
 use treering::{Error, Store};
 
 use crate::faulty::FaultyDisk;
-use crate::helpers::{Tensor, at, floats, options};
+use crate::helpers::{Tensor, at, floats, options, trained};
 use crate::sim::{self, Fate, ROOT};
 
 const SEEDS: u64 = 60;
@@ -128,9 +128,11 @@ impl World {
             _ => {
                 let run = self.fate.below(2) as usize;
                 self.steps[run] += 1;
-                let tensors = (0..1 + self.fate.below(3))
+                let few = (0..1 + self.fate.below(3))
                     .map(|n| floats(&format!("model.{n}"), 20 + 40 * n as usize, self.fate.below(5)))
                     .collect();
+                // Some are a training, whose steps are stored as differences to whatever is there.
+                let tensors = if self.fate.below(3) == 0 { trained(self.steps[run] % 8) } else { few };
                 Act::Save(RUNS[run].into(), self.steps[run], tensors)
             }
         }
@@ -207,7 +209,7 @@ impl World {
                 for tensor in checkpoint.tensors()? {
                     let mut bytes = Vec::new();
                     checkpoint.read_tensor(&tensor.meta.name, &mut bytes)?;
-                    tensors.push(Tensor { name: tensor.meta.name, dtype: "F32", shape: tensor.meta.shape, bytes });
+                    tensors.push(Tensor { name: tensor.meta.name, dtype: "", shape: tensor.meta.shape, bytes });
                 }
                 Ok(sim::content_of(&tensors))
             }) {
@@ -245,7 +247,7 @@ fn perform(store: &Store, act: &Act) -> treering::Result<()> {
 
 fn history(seed: u64) -> World {
     let mut world = World::new(seed);
-    for number in 0..STEPS {
+    for number in 0..steps() {
         world.step(number);
     }
     // Faults have stopped: everything finishes, and nothing is left behind.
@@ -259,14 +261,21 @@ fn history(seed: u64) -> World {
     world
 }
 
+fn from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn steps() -> u64 {
+    from_env("TREERING_STEPS").unwrap_or(STEPS)
+}
+
 #[test]
 fn f041_f071_whatever_happens_what_was_acknowledged_is_seen() {
-    let from_env = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let seeds = match from_env("TREERING_SEED") {
         Some(seed) => seed..seed + 1,
         None => 0..from_env("TREERING_SEEDS").unwrap_or(SEEDS),
     };
-    println!("seeds {seeds:?} of {STEPS} steps");
+    println!("seeds {seeds:?} of {} steps", steps());
     seeds.for_each(|seed| drop(history(seed)));
 }
 

@@ -5,13 +5,17 @@ use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use treering::Store;
 use treering::catalog::Filter;
 use treering::disk::SimulatedDisk;
 use treering::env::{Env, Source, Time};
+use treering::format::entry::{Body, Decoded, Entry};
+use treering::format::keys::Key;
+use treering::format::pack::{self, Footer, Row, TRAILER_BYTES};
+use treering::id::{PackId, StoreId};
 use treering::save::{Inputs, MemoryTensor, SaveOptions};
 use treering::store::{CatalogPlace, Options};
 use treering::tensor::TensorMeta;
+use treering::{ErrorKind, Store};
 
 use crate::helpers::Tensor;
 
@@ -68,6 +72,10 @@ pub(crate) fn create(disk: &SimulatedDisk, fate: &Fate) -> treering::Result<Stor
     Store::create(ROOT, None, options_on(disk, fate))
 }
 
+pub(crate) fn store_id(disk: &SimulatedDisk) -> StoreId {
+    open(disk, &Fate::new(1)).unwrap().config().store
+}
+
 /// Opens the store as a process would that has no catalog.
 pub(crate) fn open(disk: &SimulatedDisk, fate: &Fate) -> treering::Result<Store> {
     Store::open(ROOT, options_on(disk, fate))
@@ -107,14 +115,32 @@ fn content(tensors: impl Iterator<Item = (String, Vec<u8>)>) -> String {
 
 /// All that a store says of itself, in words: each kept checkpoint with its content, tags and metrics, each policy.
 pub(crate) fn observe(store: &Store) -> treering::Result<BTreeMap<String, String>> {
+    let mut seen = observe_all(store, &Filter { superseded: true, ..Filter::default() })?;
+    for run in store.runs()? {
+        if !run.run.policy.keeps.is_empty() || !run.run.policy.thins.is_empty() {
+            seen.insert(format!("policy of {}", run.run.name), serde_json::to_string(&run.run.policy).unwrap());
+        }
+    }
+    Ok(seen)
+}
+
+/// The checkpoints of one run, and what is said of them.
+pub(crate) fn observe_run(store: &Store, run: &str) -> treering::Result<BTreeMap<String, String>> {
+    observe_all(store, &Filter { run: Some(run.into()), superseded: true, ..Filter::default() })
+}
+
+fn observe_all(store: &Store, filter: &Filter) -> treering::Result<BTreeMap<String, String>> {
     let mut seen = BTreeMap::new();
-    for row in store.log(&Filter { superseded: true, ..Filter::default() })? {
+    for row in store.log(filter)? {
         let address = row.address();
         let checkpoint = store.checkpoint(&address.parse()?)?;
         let mut tensors = Vec::new();
         for tensor in checkpoint.tensors()?.into_iter().filter(|tensor| tensor.id.is_some()) {
             let mut bytes = Vec::new();
-            checkpoint.read_tensor(&tensor.meta.name, &mut bytes)?;
+            match checkpoint.read_tensor(&tensor.meta.name, &mut bytes) {
+                Err(error) if error.kind() == ErrorKind::Damaged => bytes = b"damaged".to_vec(),
+                read => drop(read?),
+            }
             tensors.push((tensor.meta.name, bytes));
         }
         seen.insert(address.clone(), content(tensors.into_iter()));
@@ -123,11 +149,6 @@ pub(crate) fn observe(store: &Store) -> treering::Result<BTreeMap<String, String
         }
         for (name, value) in row.metrics {
             seen.insert(format!("metric {name} of {address}"), value.0.to_string());
-        }
-    }
-    for run in store.runs()? {
-        if !run.run.policy.keeps.is_empty() || !run.run.policy.thins.is_empty() {
-            seen.insert(format!("policy of {}", run.run.name), serde_json::to_string(&run.run.policy).unwrap());
         }
     }
     Ok(seen)
@@ -140,4 +161,48 @@ pub(crate) fn slots(disk: &SimulatedDisk) -> Vec<u64> {
         .iter()
         .filter_map(|path| treering::format::keys::slot_of(path.strip_prefix(&log).ok()?.to_str()?))
         .collect()
+}
+
+/// Frames of a pack, taken apart: what a row says, and the body.
+pub(crate) type Frames = Vec<(Row, Vec<u8>)>;
+
+/// Writes the newest checkpoint's only pack anew, with other frames and every sum and hash made to fit: what somebody
+/// could do who may write to the store.
+pub(crate) fn forge(disk: &SimulatedDisk, change: impl FnOnce(&mut Frames)) {
+    let store = store_id(disk);
+    let slot = *slots(disk).last().unwrap();
+    let path = Path::new(ROOT).join(Key::entry(slot).as_str());
+    let Ok(Decoded::Entry(mut entry, _)) = Entry::decode(&disk.content(&path).unwrap(), store, slot) else { panic!() };
+    let save = entry.save;
+    let Body::Commit(commit) = &mut entry.body else { panic!("the newest entry is no commit") };
+    let [new] = &mut commit.packs[..] else { panic!("{} packs", commit.packs.len()) };
+    let id = PackId { save, index: new.index };
+    let at = Path::new(ROOT).join(Key::pack(id).as_str());
+    let old = disk.content(&at).unwrap();
+
+    let trailer = old[old.len() - TRAILER_BYTES as usize..].try_into().unwrap();
+    let (length, _) = pack::decode_trailer(&trailer, id, old.len() as u64).unwrap();
+    let end = old.len() - TRAILER_BYTES as usize;
+    let mut footer = Footer::decode(&old[end - length as usize..end], id, store, old.len() as u64).unwrap();
+    let frame = |row: &Row| &old[row.offset as usize..][..row.frame_bytes as usize];
+    let rows = std::mem::take(&mut footer.rows);
+    let apart = |row: Row| (row.clone(), pack::frame_body(frame(&row), &row).unwrap().to_vec());
+    let mut frames: Frames = rows.into_iter().map(apart).collect();
+    change(&mut frames);
+
+    let mut bytes = pack::header(store, id);
+    for (mut row, body) in frames {
+        row.offset = bytes.len() as u64;
+        let mut frame = vec![row.codec.0, row.depth, row.bases.len() as u8];
+        row.bases.iter().for_each(|base| frame.extend(base.0));
+        frame.extend(body);
+        (row.frame_bytes, row.crc) = (frame.len() as u32, crc32fast::hash(&frame));
+        bytes.extend(frame);
+        footer.rows.push(row);
+    }
+    let (end, hash) = footer.encode();
+    bytes.extend(end);
+    (new.bytes, new.footer) = (bytes.len() as u64, hash);
+    disk.damage(&at, Some(bytes));
+    disk.damage(&path, Some(entry.encode(store).unwrap().0));
 }
