@@ -171,6 +171,37 @@ fn f047_a_locked_catalog_does_not_stop_a_save() {
     place.assert_restores("r@2", &file);
 }
 
+/// Somebody else puts a catalog where ours would be: a link, and a database of views and triggers.
+#[test]
+fn f051_a_planted_catalog_is_at_worst_made_again() {
+    let place = eventful();
+    let treasure = place.path("treasure");
+    std::fs::write(&treasure, "").unwrap();
+    same_after(&place, |path| {
+        treering::catalog::Catalog::remove(path);
+        std::os::unix::fs::symlink(&treasure, path).unwrap();
+    });
+    assert_eq!(std::fs::metadata(&treasure).unwrap().len(), 0, "it was written through");
+    same_after(&place, |path| {
+        treering::catalog::Catalog::remove(path);
+        let planted = rusqlite::Connection::open(path).unwrap();
+        let traps = "CREATE TABLE seals_ (checkpoints, packs); CREATE VIEW position AS SELECT 1 AS id, zeroblob(16) AS store, \
+                     9999 AS next, load_extension('/tmp/x') AS head; CREATE VIEW checkpoints AS SELECT * FROM seals_; \
+                     PRAGMA user_version = 3;";
+        planted.execute_batch(traps).unwrap();
+    });
+    // All tables as they should be, and a trigger that empties them.
+    same_after(&place, |path| {
+        let planted = rusqlite::Connection::open(path).unwrap();
+        planted.execute_batch("CREATE TRIGGER t AFTER INSERT ON packs BEGIN DELETE FROM checkpoints; END").unwrap();
+    });
+    let more = place.file("more.safetensors", &[floats("model.a", 3000, 77)]);
+    place.save("r", 30, &more);
+    place.gc();
+    place.assert_restores("r@30", &more);
+    place.assert_restores("r@5", &place.path("9.safetensors"));
+}
+
 #[test]
 fn a_store_that_cannot_be_written_can_be_read() {
     use std::os::unix::fs::PermissionsExt;

@@ -211,7 +211,7 @@ fn a_difference_of_another_run_is_shared_with_its_chain() {
 
 /// A damaged difference is found by decoding it, and so is everything that rests on it.
 #[test]
-fn damage_in_a_chain_reaches_what_rests_on_it() {
+fn f080_damage_in_a_chain_reaches_what_rests_on_it() {
     let place = Place::new();
     let store = &place.store;
     run_of(store, "run", 5, Encoding::Balanced);

@@ -43,6 +43,52 @@ fn f091_lying_files_are_refused_and_nothing_is_saved() {
     refused(&place, &with_header("not json\u{1b}[2J", 8));
 }
 
+/// Counts, lengths and products that no memory holds, in everything that is read.
+#[test]
+fn f088_numbers_that_overflow_are_refused() {
+    use treering::format::manifest::{Block, Recipe, Root, Schema};
+    use treering::wire::Write;
+    let most = [u64::MAX, u64::MAX - 1, 1 << 63, 1 << 62, 1 << 32, u64::from(u32::MAX), 1 << 20];
+    // Wherever a number stands in a small manifest, a large one takes its place.
+    let schema = |shape: &[u64], bytes: u64| {
+        let mut out = b"TRMS\0".to_vec();
+        out.put_varint(1);
+        out.put_counted(b"model");
+        out.put_varint(1);
+        out.put_varint(1);
+        out.put_counted(b"F32");
+        out.put_varint(1);
+        [0, 0].into_iter().for_each(|n| out.put_varint(n));
+        out.put_counted(b"w");
+        out.put_varint(0);
+        out.put_varint(shape.len() as u64);
+        shape.iter().for_each(|n| out.put_varint(*n));
+        out.put_varint(bytes);
+        out.put_varint(0);
+        out
+    };
+    assert!(Schema::decode(&schema(&[2, 3], 24)).is_ok());
+    for large in most {
+        assert!(Schema::decode(&schema(&[large, large], 24)).is_err(), "{large}");
+        assert!(Schema::decode(&schema(&[large, 4], large.wrapping_mul(16))).is_err() || large < 1 << 59, "{large}");
+        assert!(Schema::decode(&schema(&[2, 3], large)).is_err(), "{large}");
+        for magic in [b"TRMR\0", b"TRMS\0", b"TRMB\0", b"TRRC\0"] {
+            for before in [&[][..], &[0], &[1], &[0, 0], &[1, 1]] {
+                let mut out = magic.to_vec();
+                out.extend(before);
+                out.put_varint(large);
+                out.extend([0; 64]);
+                let refused = Root::decode(&out).is_err() && Schema::decode(&out).is_err();
+                assert!(refused && Block::decode(&out).is_err() && Recipe::decode(&out, large).is_err(), "{out:?}");
+            }
+        }
+    }
+    let shape = format!(r#"{{"a":{{"dtype":"F32","shape":[{0},{0}],"data_offsets":[0,8]}}}}"#, 1u64 << 32);
+    refused(&Place::new(), &with_header(&shape, 8));
+    let offsets = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551615,0]}}"#;
+    refused(&Place::new(), &with_header(offsets, 1));
+}
+
 #[test]
 fn f089_bad_names_are_refused() {
     let place = Place::new();

@@ -8,13 +8,18 @@ mod cli;
 mod collect;
 mod encodings;
 mod faults;
+#[allow(dead_code, reason = "shared with the tests on a simulated disk")]
+#[path = "../sim/faulty.rs"]
+mod faulty;
 mod folders;
 mod helpers;
 mod history;
 mod hostile;
+mod killed;
 mod memory;
 mod model;
 mod reader;
 mod save_restore;
+mod soak;
 mod tidy;
 mod writers;

@@ -1,8 +1,8 @@
 //! What was written once is read for ever, and not by this library alone.
 //!
-//! `tests/fixtures/v0` holds a store and the hashes of all that it gives back. A second reader, written from FORMAT.md in
-//! another language, must give back the same, of that store and of new ones. The fixture is written by
-//! `TREERING_WRITE_FIXTURES=1 cargo test --test it write_fixture`, and never again once format 0 is frozen.
+//! `tests/fixtures/v0` and `v0-differences` hold stores, and the hashes of all that they give back. A second reader, written
+//! from FORMAT.md in another language, must give back the same, of those stores and of new ones. A fixture is written by
+//! `TREERING_WRITE_FIXTURES=NAME cargo test --test it write_fixture`, and never again once format 0 is frozen.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -25,7 +25,13 @@ use treering::store::{CatalogPlace, Options, Store};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 
-use crate::helpers::{Place, Tensor, assert_same, file_bytes, floats, options};
+use crate::helpers::{Place, Tensor, assert_same, file_bytes, floats, options, trained};
+
+/// The stores that are read for ever: their names, and how they were made.
+type Fixture = (&'static str, fn(&Path) -> Store);
+const FIXTURES: [Fixture; 2] = [(V0, make_store), (DIFFERENCES, make_differences)];
+const V0: &str = "v0";
+const DIFFERENCES: &str = "v0-differences";
 
 /// What comes back of a checkpoint: BLAKE3 hashes, in hexadecimal.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -39,40 +45,45 @@ struct Expected {
 
 #[test]
 fn f094_the_first_format_is_read_for_ever() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = fixture_store(folder.path());
-    let known = expected();
-    let addresses = addresses_of(&store);
-    assert_eq!(addresses, known.keys().cloned().collect::<BTreeSet<_>>());
-    for (address, expected) in &known {
-        assert_eq!(&restored(&store, address, folder.path()), expected, "{address}");
+    for (name, _) in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let store = fixture_store(name, folder.path());
+        let known = expected(name);
+        let addresses = addresses_of(&store);
+        assert_eq!(addresses, known.keys().cloned().collect::<BTreeSet<_>>());
+        for (address, expected) in &known {
+            assert_eq!(&restored(&store, address, folder.path()), expected, "{name}: {address}");
+        }
+        let report = store.verify(Depth::Deep).unwrap();
+        assert!(report.is_sound() && report.foreign.is_empty(), "{report:?}");
+        // One step was left behind and taken again: two checkpoints, one address.
+        let twice = usize::from(name == V0);
+        assert_eq!(report.checkpoints as usize, known.len() + twice, "{name}");
     }
-    let report = store.verify(Depth::Deep).unwrap();
-    assert!(report.is_sound() && report.foreign.is_empty(), "{report:?}");
-    // One step was left behind and taken again: two checkpoints, one address.
-    assert_eq!(report.checkpoints as usize, known.len() + 1);
 }
 
 #[test]
 fn a_collection_of_the_first_format_takes_nothing_that_is_wanted() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = fixture_store(folder.path());
-    for name in treering::format::keys::folders() {
-        std::fs::create_dir_all(store.root().join(name)).unwrap();
-    }
-    store.gc(&GcOptions::default()).unwrap();
-    let left = addresses_of(&store);
-    let mut known = expected();
-    known.retain(|address, _| left.contains(address));
-    assert!(known.len() + 2 >= expected().len(), "only superseded checkpoints may go");
-    for (address, expected) in &known {
-        assert_eq!(&restored(&store, address, folder.path()), expected, "{address}");
+    for (name, _) in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let store = fixture_store(name, folder.path());
+        for name in treering::format::keys::folders() {
+            std::fs::create_dir_all(store.root().join(name)).unwrap();
+        }
+        store.gc(&GcOptions { repack_above: Some(0.0), ..GcOptions::default() }).unwrap();
+        let left = addresses_of(&store);
+        let mut known = expected(name);
+        known.retain(|address, _| left.contains(address));
+        assert!(known.len() + 2 >= expected(name).len(), "only superseded checkpoints may go");
+        for (address, expected) in &known {
+            assert_eq!(&restored(&store, address, folder.path()), expected, "{name}: {address}");
+        }
     }
 }
 
 #[test]
 fn the_first_format_has_every_kind_of_entry_and_codec() {
-    let root = fixtures().join("store");
+    let root = fixtures(V0).join("store");
     let mut kinds = BTreeSet::new();
     for entry in std::fs::read_dir(root.join("log")).unwrap() {
         let bytes = std::fs::read(entry.unwrap().path()).unwrap();
@@ -80,38 +91,42 @@ fn the_first_format_has_every_kind_of_entry_and_codec() {
     }
     assert_eq!(kinds, (1..=13).collect());
 
-    let folder = tempfile::tempdir().unwrap();
-    let store = fixture_store(folder.path());
-    let (mut codecs, mut chunks) = (BTreeSet::new(), 0);
-    for address in addresses_of(&store) {
-        for tensor in store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap() {
-            chunks = chunks.max(tensor.chunks);
-            codecs.extend(tensor.encodings.into_iter().map(|(codec, _)| codec));
+    let (mut codecs, mut chunks, mut depth) = (BTreeSet::new(), 0, 0);
+    for (name, _) in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let store = fixture_store(name, folder.path());
+        for address in addresses_of(&store) {
+            for tensor in store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap() {
+                (chunks, depth) = (chunks.max(tensor.chunks), depth.max(tensor.depth));
+                codecs.extend(tensor.encodings.into_iter().map(|(codec, _)| codec));
+            }
         }
     }
-    assert_eq!(codecs, ["planes", "raw", "zstd"].map(String::from).into());
-    assert!(chunks > 1);
+    assert_eq!(codecs, ["cast", "delta", "patch", "planes", "raw", "zstd"].map(String::from).into());
+    assert!(chunks > 1 && depth > 2, "{chunks} chunks, {depth} deep");
 }
 
 #[test]
 fn a_second_reader_agrees_about_the_first_format() {
     let Some(reader) = SecondReader::find() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let store = fixture_store(folder.path());
-    reader.assert_lists(&store);
-    for (address, expected) in expected() {
-        let output = folder.path().join("second");
-        if expected.dropped.is_empty() {
-            reader.ok(&store, &["restore", &address, output.to_str().unwrap()]);
-            assert_eq!(hashes(&output), expected.files, "{address}");
-            remove(&output);
-        } else {
-            let said = reader.refuses(&store, &["restore", &address, output.to_str().unwrap()]);
-            assert!(said.contains(&expected.dropped[0]) && !output.exists(), "{said}");
-        }
-        if let Some(state) = expected.state {
-            let said = reader.ok(&store, &["state", &address]);
-            assert_eq!(hash(said.trim_end().as_bytes()), state, "{address}");
+    for (name, _) in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let store = fixture_store(name, folder.path());
+        reader.assert_lists(&store);
+        for (address, expected) in expected(name) {
+            let output = folder.path().join("second");
+            if expected.dropped.is_empty() {
+                reader.ok(&store, &["restore", &address, output.to_str().unwrap()]);
+                assert_eq!(hashes(&output), expected.files, "{name}: {address}");
+                remove(&output);
+            } else {
+                let said = reader.refuses(&store, &["restore", &address, output.to_str().unwrap()]);
+                assert!(said.contains(&expected.dropped[0]) && !output.exists(), "{said}");
+            }
+            if let Some(state) = expected.state {
+                let said = reader.ok(&store, &["state", &address]);
+                assert_eq!(hash(said.trim_end().as_bytes()), state, "{address}");
+            }
         }
     }
 }
@@ -145,7 +160,7 @@ fn a_second_reader_reads_what_was_just_written() {
 fn a_second_reader_refuses_what_was_changed() {
     let Some(reader) = SecondReader::find() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let store = fixture_store(folder.path());
+    let store = fixture_store(V0, folder.path());
     let output = folder.path().join("second");
     let restore = ["restore", "sharded/run@10", output.to_str().unwrap()];
     for path in files_below(store.root()).into_iter().rev().step_by(4) {
@@ -157,7 +172,7 @@ fn a_second_reader_refuses_what_was_changed() {
         // It may not need the file, and a log with a damaged entry can be read; but it never gives back something else.
         let done = reader.run(&store, &restore);
         if done.status.success() {
-            assert_eq!(hashes(&output), expected()["sharded/run@10"].files, "{}", path.display());
+            assert_eq!(hashes(&output), expected(V0)["sharded/run@10"].files, "{}", path.display());
             remove(&output);
         } else {
             assert_one_line(&done);
@@ -169,18 +184,24 @@ fn a_second_reader_refuses_what_was_changed() {
     }
 }
 
-/// What the fixture is made of still becomes a store that gives it back. Writes the fixture, if it is asked to.
+/// What the fixtures are made of still becomes stores that give it back. Writes one, if it is asked to.
 #[test]
 fn write_fixture() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = make_store(folder.path());
-    assert!(store.verify(Depth::Deep).unwrap().is_sound());
-    let known: BTreeMap<String, Expected> =
-        addresses_of(&store).into_iter().map(|a| (a.clone(), restored(&store, &a, folder.path()))).collect();
-    if std::env::var_os("TREERING_WRITE_FIXTURES").is_none_or(|value| value != "1") {
-        return assert_eq!(known, expected());
+    for (name, make) in FIXTURES {
+        let folder = tempfile::tempdir().unwrap();
+        let store = make(folder.path());
+        assert!(store.verify(Depth::Deep).unwrap().is_sound());
+        let known: BTreeMap<String, Expected> =
+            addresses_of(&store).into_iter().map(|a| (a.clone(), restored(&store, &a, folder.path()))).collect();
+        if std::env::var("TREERING_WRITE_FIXTURES").is_ok_and(|asked| asked == name) {
+            write(name, &store, &known);
+        }
+        assert_eq!(known, expected(name), "{name}");
     }
-    let target = fixtures().join("store");
+}
+
+fn write(name: &str, store: &Store, known: &BTreeMap<String, Expected>) {
+    let target = fixtures(name).join("store");
     remove(&target);
     remove(&store.root().join("tmp"));
     for from in files_below(store.root()) {
@@ -188,28 +209,57 @@ fn write_fixture() {
         std::fs::create_dir_all(to.parent().unwrap()).unwrap();
         std::fs::copy(from, to).unwrap();
     }
-    std::fs::write(fixtures().join("expected.json"), serde_json::to_string_pretty(&known).unwrap() + "\n").unwrap();
+    std::fs::write(fixtures(name).join("expected.json"), serde_json::to_string_pretty(known).unwrap() + "\n").unwrap();
 }
 
-// -- the fixture
+// -- the fixtures
 
-fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v0")
+fn fixtures(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
-fn expected() -> BTreeMap<String, Expected> {
-    serde_json::from_slice(&std::fs::read(fixtures().join("expected.json")).unwrap()).unwrap()
+fn expected(name: &str) -> BTreeMap<String, Expected> {
+    serde_json::from_slice(&std::fs::read(fixtures(name).join("expected.json")).unwrap()).unwrap()
 }
 
-/// The store of the fixture, in a folder that may be written to. Folders without files are not there.
-fn fixture_store(folder: &Path) -> Store {
-    let (from, to) = (fixtures().join("store"), folder.join("store"));
+/// The store of a fixture, in a folder that may be written to. Folders without files are not there.
+fn fixture_store(name: &str, folder: &Path) -> Store {
+    let (from, to) = (fixtures(name).join("store"), folder.join("store"));
     for file in files_below(&from) {
         let copy = to.join(file.strip_prefix(&from).unwrap());
         std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
         std::fs::copy(file, copy).unwrap();
     }
     Store::open(to, Options::default()).unwrap()
+}
+
+/// A run of differences of every kind, as they were saved and as a collection left them.
+fn make_differences(folder: &Path) -> Store {
+    let here = Options {
+        env: Env::new(Repeatable::default()),
+        threads: 1,
+        catalog: CatalogPlace::Memory,
+        ..Options::default()
+    };
+    let store = Store::create(folder.join("store"), None, here).unwrap();
+    for run in ["as-saved", "collected"] {
+        for step in 0..6 {
+            let path = folder.join("input.safetensors");
+            // Two trainings that have nothing in common.
+            let mut tensors = trained(step);
+            let first =
+                tensors.iter_mut().flat_map(|tensor| &mut tensor.bytes).filter(|_| run == "collected").step_by(2);
+            first.for_each(|byte| *byte ^= 3);
+            std::fs::write(&path, file_bytes(&tensors)).unwrap();
+            store.save(&Inputs::paths(&[(None, path)], false).unwrap(), &options(run, step)).unwrap();
+        }
+    }
+    let slots: Vec<u64> =
+        [0, 2, 3].map(|step| store.find(&format!("collected@{step}").parse().unwrap()).unwrap().slot).into();
+    store.forget(&slots).unwrap();
+    let report = store.gc(&GcOptions { repack_above: Some(0.0), ..GcOptions::default() }).unwrap();
+    assert!(report.packs_rewritten > 0, "{report:?}");
+    store
 }
 
 /// A clock that a minute passes on at every look, and chance that repeats: the same store every time.
