@@ -12,7 +12,7 @@ export TREERING_PYTHON
 python := target/python/bin/python
 ruff := ../target/python/bin/ruff
 
-.PHONY: help demo session test test-rust test-python test-all asan faults crash-full damage-full bench lint fmt
+.PHONY: help demo session test test-rust test-python test-all asan faults crash-full damage-full kills seeds fuzz mutants soak bench lint fmt
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
@@ -25,6 +25,9 @@ help:
 	@echo "make fmt     format the code"
 	@echo "make faults  the tests of faults, and which rows of docs/DURABILITY.md they cover"
 	@echo "make crash-full, damage-full    a million crash states; every bit of a small store"
+	@echo "make kills, seeds               2 000 processes killed at random; 10 000 histories by chance"
+	@echo "make mutants                    what keeps a store safe taken away, one after the other: some test must fail"
+	@echo "make fuzz, soak [FOR=seconds]   every fuzz target for so long; a store in use on a disk that fails"
 
 demo:
 	$(CARGO) run --release --quiet -- demo
@@ -93,6 +96,27 @@ crash-full:
 
 damage-full:
 	TREERING_ALL_BITS=1 $(CARGO) test --release --no-default-features --test sim -- --nocapture f012_every_bit
+
+kills:
+	TREERING_KILLS=2000 $(CARGO) test --release --test it -- --nocapture f024_f070
+
+seeds:
+	TREERING_SEEDS=10000 TREERING_STEPS=200 $(CARGO) test --release --no-default-features --test sim -- --nocapture f041_f071
+
+mutants: $(reader)
+	$(PYTHON) tests/mutants.py
+
+FOR ?= 60
+soak:
+	TREERING_SOAK=$(FOR) $(CARGO) test --release --test it -- --nocapture soak::what
+
+# Needs cargo-fuzz. What is found goes to fuzz/artifacts; make a seed of it.
+fuzz:
+	for target in $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs))); do \
+		mkdir -p fuzz/corpus/$$target; \
+		RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+			-max_total_time=$(FOR) -max_len=8192 -timeout=20 -malloc_limit_mb=256 || exit 1; \
+	done
 
 # Several gigabytes: the wheel of torch brings its CUDA libraries.
 target/python/ready: python/requirements.txt

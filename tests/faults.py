@@ -10,6 +10,8 @@ rows = dict(re.findall(r"^\| (\d+) \| ([^|]+?) \|", page, re.M))
 tests = re.findall(r"^test (?:\S*::)?((?:f\d{3}_)+)\S+ \.\.\. (ok|FAILED|ignored)", log, re.M)
 ran = [(row, result) for rows_of, result in tests for row in re.findall(r"\d{3}", rows_of)]
 skipped = dict(re.findall(r"^f(\d{3})\S* skipped: (.*)$", log, re.M))
+# Some rows cannot be shown at all: the page says why.
+skipped |= dict(re.findall(r"^\| (\d+) \| [^|]+ \| skipped: ([^|]+?) \|", page, re.M))
 passing, failing, missing = [], [], []
 for number, fault in rows.items():
     results = {result for row, result in ran if int(row) == int(number)}
@@ -24,5 +26,6 @@ for number, fault in rows.items():
     else:
         missing.append(number)
         print(f"missing  {number:>4} {fault}")
-print(f"{len(passing)} of {len(rows)} rows pass, {len(failing)} fail, {len(missing)} have no test yet")
+left = len(rows) - len(passing) - len(failing) - len(missing)
+print(f"{len(passing)} of {len(rows)} rows pass, {len(failing)} fail, {left} skipped, {len(missing)} have no test yet")
 sys.exit(bool(failing))

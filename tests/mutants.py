@@ -1,0 +1,158 @@
+#!/usr/bin/env python3
+"""Takes away, one after the other, what keeps a store safe: each sync, each check of a hash, each rule. Each time some
+test must fail, or the tests do not look. mutants.py [NAME...]; works on a copy in target/mutants."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPY = ROOT / "target/mutants/tree"
+
+
+class Mutant(NamedTuple):
+    """What is taken away, where, and what stands there instead; and the tests that should notice first."""
+
+    name: str
+    file: str
+    was: str
+    instead: str
+    tests: str
+
+
+LOCAL, LOG, GC = "src/backend/local.rs", "src/store/log.rs", "src/gc/mod.rs"
+
+MUTANTS = [
+    # Syncs.
+    Mutant("a pack is not synced", LOCAL, "let synced = self.file()?.sync();", "self.file()?;\n        let synced: io::Result<()> = Ok(());", "f009"),
+    Mutant("the folder of a pack is not synced", LOCAL,
+           "folders_of(packs).iter().try_for_each(|folder| self.backend.sync_folder(&self.backend.root.join(folder)))",
+           "Ok(())", "f011 crash::"),
+    Mutant("an entry is not synced", LOCAL, 'file.sync().context("sync", path)', "Ok(())", "f009 crash::"),
+    Mutant("the log's folder is not synced", LOCAL,
+           "self.sync_log().map_err(|e| Error::Unknown { slot, source: Box::new(e) })", "Ok(())", "f008 crash::"),
+    Mutant("an entry of another is not made durable", LOG, "if self.backend().sync_log().is_err() {", "if false {", "f010"),
+    Mutant("one's own entry that was said to exist is not made durable", LOG,
+           "self.backend().sync_log().map_err(unknown)?;", "let _ = unknown;", "f019"),
+    Mutant("a new store's folders are not synced before its description", LOCAL,
+           "self.sync_folder(&self.root)?;\n        self.check_exclusive()?;", "self.check_exclusive()?;", "a_store_is_made"),
+    Mutant("a new store's description has no durable name", LOCAL,
+           "self.sync_folder(&self.root)?;\n        // The store's own name", "// The store's own name", "a_store_is_made"),
+    Mutant("a new store's own name is not durable", LOCAL,
+           "Some(parent) => self.sync_folder(parent),", "Some(_) => Ok(()),", "a_store_is_made"),
+    Mutant("deletions are not synced before they are noted", LOCAL,
+           "fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {",
+           "fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {\n        if !packs.is_empty() {\n            return Ok(());\n        }",
+           "crash::"),
+    Mutant("folders that are made on the way are not synced", LOCAL,
+           "_ => folder.parent().map_or(Ok(()), |above| self.disk.sync_folder(above))?,", "_ => {}", "f011"),
+    # Hashes.
+    Mutant("a chunk's hash is not checked", "src/store/pack_reader.rs", "if ChunkId::of(out) != chunk {", "if false {", "f083 f117"),
+    Mutant("a difference's hash is not checked by verify", "src/verify.rs",
+           "if ChunkId::of(&bytes) == row.chunk { Ok(bytes) }", "if true { Ok(bytes) }", "f083"),
+    Mutant("a frame's checksum is not checked", "src/format/pack.rs", "if crc32fast::hash(frame) != row.crc {", "if false {", "f012"),
+    Mutant("a footer's hash is not checked", "src/store/pack_reader.rs",
+           "if hash != pack.footer || crate::id::Hash::of(&bytes) != hash {", "if false {", "f012 f014"),
+    Mutant("a footer may be another pack's", "src/format/pack.rs", "} else if footer.pack != expect {", "} else if false {",
+           "a_pack_cannot_stand_in"),
+    Mutant("an entry's hash is not checked", "src/format/entry.rs", "if Hash::of(content) != hash {", "if false {", "f012"),
+    Mutant("an entry may be another slot's", "src/format/entry.rs", "if found != slot {", "if false {", "f014 an_entry_says"),
+    Mutant("an entry may be another store's", "src/format/entry.rs", "if found != store {", "if false {", "an_entry_says"),
+    Mutant("entries need not be a chain", LOG,
+           "_ if position.head != UNKNOWN && entry.previous != position.head => {",
+           "_ if false && entry.previous != position.head => {", "f014_an_entry_of_another_history"),
+    Mutant("a pack's header is not checked", "src/verify.rs", "if found == expected {", "if true || found == expected {", "f012"),
+    # Rules.
+    Mutant("a commit may use what is condemned", "src/save/commit.rs",
+           "if catalog.pack(pack)?.is_none_or(|row| row.state != PackState::Live) {", "if catalog.pack(pack)?.is_none() {", "f069"),
+    Mutant("an aborted save may commit", "src/save/commit.rs",
+           "if catalog.is_aborted(save)? {\n                return", "if false {\n                return", "f028 f068 model::"),
+    Mutant("what is condemned is not asked before it is deleted", "src/gc/sweep.rs",
+           "filter(|pack| pack.state == PackState::Condemned)", "filter(|_| true)", "f072 f074"),
+    Mutant("a pack is written anew for the users that it had", "src/gc/repack.rs",
+           "let same = marked.is_current(catalog, &rows)?;", "let same = true;", "f072 orderings::"),
+    Mutant("a lock that is held is taken for a dead save's", LOCAL, "Ok(None) => continue,\n                Err(e) if e.kind()",
+           "Ok(None) => bury(save)?,\n                Err(e) if e.kind()", "f028 f068"),
+    Mutant("a save that committed may be aborted", GC,
+           "let decided = catalog.has_packs_of(save)? || catalog.is_aborted(save)?;", "let decided = false;", "f024 crash::"),
+    Mutant("a save that runs is taken for a dead one", GC, "if !self.backend().is_staged(save)? {", "if true {", "f028 f068"),
+    Mutant("what voids may have named is deleted", GC, "if catalog.has_voids()? {", "if false {", "commits_that_cannot_be_placed"),
+    Mutant("much that nobody explains is deleted", GC, "if !unexplained {", "if false {", "f077"),
+    Mutant("what another store has left here is deleted", GC, "packs.retain(|&pack| self.is_own(pack));", "", "f109"),
+    Mutant("a log that was cut is believed", LOG, "None => Err(Error::Diverged { slot: last }),", "None => Ok(()),", "f078"),
+    Mutant("a writer goes on behind what it does not know", LOG,
+           "match catalog.damaged()?.into_iter().next() {", "match catalog.damaged()?.into_iter().next().filter(|_| false) {", "f073 f108"),
+    Mutant("somebody else's entry is taken for one's own", LOG,
+           "let ours = self.read_entry_bytes(entry.slot)?.as_deref() == Some(bytes);", "let ours = true;", "f032"),
+    Mutant("what is known to be bad is relied on", "src/store/pack_reader.rs", "!place.bad && place.bases", "place.bases",
+           "another_good_copy_heals"),
+    Mutant("a base may be as deep as what rests on it", "src/store/pack_reader.rs",
+           "self.best(*base).is_some_and(|base| base.depth < place.depth)", "self.best(*base).is_some()", "f081"),
+    Mutant("chains have no bound", "src/format/pack.rs", "|| depth > DEPTH_MAX ||", "||", "f081"),
+    Mutant("names can be taken twice", LOCAL, "self.check_exclusive()?;", "", "f016"),
+    Mutant("a row of the catalog may lie", LOG, "match catalog.check_seals() {", "match Ok(()) {", "f045_a_row"),
+]
+
+
+def main() -> int:
+    asked = sys.argv[1:]
+    chosen = [mutant for mutant in MUTANTS if not asked or any(word in mutant.name for word in asked)]
+    copy()
+    survivors = []
+    for mutant in chosen:
+        killed, how = kill(mutant)
+        print(f"{'killed  ' if killed else 'SURVIVES'}  {mutant.name}: {how}", flush=True)
+        if not killed:
+            survivors.append(mutant.name)
+    print(f"{len(chosen) - len(survivors)} of {len(chosen)} mutants killed")
+    return 1 if survivors else 0
+
+
+def copy() -> None:
+    shutil.rmtree(COPY, ignore_errors=True)
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, tracked.split("\0")):
+        if (ROOT / name).exists():
+            (COPY / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, COPY / name)
+
+
+def kill(mutant: Mutant) -> tuple[bool, str]:
+    path = COPY / mutant.file
+    whole = path.read_text(encoding="utf-8")
+    if whole.count(mutant.was) != 1:
+        return False, f"{mutant.file} has {whole.count(mutant.was)} places for it: the list is old"
+    try:
+        path.write_text(whole.replace(mutant.was, mutant.instead), encoding="utf-8")
+        first = test(mutant.tests.split())
+        # The named ones should notice; if not, anybody may.
+        return first if first[0] or os.environ.get("TREERING_MUTANTS_FAST") else test([])
+    finally:
+        path.write_text(whole, encoding="utf-8")
+
+
+def test(names: list[str]) -> tuple[bool, str]:
+    command = [os.environ.get("CARGO", "cargo"), "test", "--quiet", "--lib", "--test", "sim", "--test", "it"]
+    environment = {
+        **os.environ,
+        "CARGO_TARGET_DIR": str(COPY.parent / "build"),
+        "CARGO_INCREMENTAL": "1",
+        "RUSTFLAGS": "--cap-lints warn",
+        "TREERING_CRASH_STATES": "4000",
+    }
+    done = subprocess.run(
+        [*command, "--no-fail-fast", "--", *names], cwd=COPY, env=environment, capture_output=True, text=True, timeout=1800
+    )
+    said = done.stdout + done.stderr
+    if "error: could not compile" in said or "error[E" in said:
+        return False, "it does not compile:\n" + said[-1500:]
+    failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
+    failed = failed or [line.strip() for line in done.stdout.splitlines() if line.startswith("    ") and "::" in line]
+    return done.returncode != 0, ", ".join(sorted(set(failed))[:3]) or "every test passes"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
