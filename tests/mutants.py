@@ -151,7 +151,8 @@ def test(names: list[str]) -> tuple[bool, str]:
         return False, "it does not compile:\n" + said[-1500:]
     failed = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("test ") and line.endswith("FAILED")]
     failed = failed or [line.strip() for line in done.stdout.splitlines() if line.startswith("    ") and "::" in line]
-    return done.returncode != 0, ", ".join(sorted(set(failed))[:3]) or "every test passes"
+    how = ", ".join(sorted(set(failed))[:3]) or ("the tests crash" if done.returncode else "every test passes")
+    return done.returncode != 0, how
 
 
 if __name__ == "__main__":
