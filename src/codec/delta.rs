@@ -32,13 +32,13 @@
 //! any element of the row has more. Element `i` comes from coder `i`. At the end each state is 32,768, and no word is
 //! left.
 
-use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts};
+use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts, WAYS, Ways, together};
 use super::entropy::huffman::Compressor;
-use super::entropy::rans::{self, LANES, LEAST, Put, ROW_WORDS, Words, WordsBack};
+use super::entropy::rans::{Decoder, Encoder, LANES, Put, ROW_WORDS};
 use super::entropy::symbol::{self, SYMBOLS};
 use super::entropy::table::{BitReader, BitWriter, PARTS_BITS, Table};
 use super::entropy::{FRACTION, log2};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Pair};
 use super::residual::{Elements, Kind};
 use super::scratch::at_least;
 use super::{Base, Codec, CodecError, CodecId, Input, Scratch};
@@ -53,7 +53,7 @@ const MASKED: u8 = 1 << 4;
 /// What a coder needs for tables, words and rows.
 #[derive(Debug, Default)]
 pub(super) struct DeltaScratch {
-    counts: Vec<[u32; SYMBOLS]>,
+    ways: Vec<Counts>,
     puts: Vec<Put>,
     slots: Vec<u32>,
     words: Vec<[u8; 2]>,
@@ -79,7 +79,7 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let base = input.base.filter(|base| base.len() == input.bytes.len())?;
     let row_bytes = LANES * elements.width;
     let rows = input.bytes.len() / row_bytes;
-    let Scratch { matches, delta: DeltaScratch { counts, mask, .. }, .. } = scratch;
+    let Scratch { matches, delta: DeltaScratch { ways, mask, .. }, .. } = scratch;
     let mask = at_least(mask, rows.div_ceil(8));
     mask.fill(0);
     let mut coded = 0;
@@ -90,15 +90,17 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
         mask[row / 8] |= u8::from(differs) << (row % 8);
         coded += usize::from(differs);
     }
-    counts.clear();
-    counts.resize(CONTEXTS, [0; SYMBOLS]);
-    let counts: &mut [_; CONTEXTS] = counts.as_mut_slice().try_into().expect("a row for each context");
-    Kernel::detect().count(elements, base, input.bytes, mask, counts);
+    ways.resize(WAYS, [[0; SYMBOLS]; CONTEXTS]);
+    let ways: &mut Ways = ways.as_mut_slice().try_into().expect("as many ways");
+    ways[0].as_flattened_mut().fill(0);
+    Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, ways);
+    let mut counts = together(ways);
     if coded < rows && !pays_to_pass(input.small, mask, rows, coded, counts, matches) {
         let ones = u8::MAX >> ((8 - rows % 8) % 8);
         let last = mask.len() - 1;
         mask.iter_mut().enumerate().for_each(|(n, bits)| *bits = !*bits & if n == last { ones } else { u8::MAX });
-        Kernel::detect().count(elements, base, input.bytes, mask, counts);
+        Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, ways);
+        counts = together(ways);
         mask.fill(u8::MAX);
         mask[last] = ones;
         coded = rows;
@@ -162,15 +164,13 @@ impl Plan {
         let Some(classes) = &self.classes else { return };
         put_classes(classes, out);
 
-        let puts = rans::puts(classes, puts);
         // A symbol adds 12 bits to a state at most; a word takes 16.
         let bits = (self.coded * LANES) as u64 * u64::from(PARTS_BITS) + self.raw_bits;
-        let mut words = WordsBack::new(at_least(words, bits.div_ceil(16) as usize + ROW_WORDS));
-        let mut states = [LEAST; LANES];
-        let of_contexts = classes.of_contexts();
-        Kernel::detect().encode(self.elements, base, input.bytes, mask, &of_contexts, puts, &mut states, &mut words);
-        states.iter().for_each(|state| out.put_u32(*state));
-        out.put(words.written());
+        let words = at_least(words, bits.div_ceil(16) as usize + ROW_WORDS);
+        let mut encoder = Encoder::new(classes, puts, words);
+        Kernel::detect().encode(self.elements, Pair { base, bytes: input.bytes, mask }, &mut encoder);
+        encoder.states.iter().for_each(|state| out.put_u32(*state));
+        out.put(encoder.words.written());
     }
 }
 
@@ -232,18 +232,11 @@ impl Codec for Delta {
         let mut states = [0; LANES];
         for state in &mut states {
             *state = body.u32().map_err(|_| SHORT)?;
-            if !(LEAST..LEAST << 16).contains(state) {
-                return Err(CodecError("an impossible state"));
-            }
         }
-        let mut words = Words::new(body.bytes(body.left()).map_err(|_| SHORT)?)?;
-        let slots = rans::slots(&classes, slots);
-        Kernel::detect().decode(elements, whole, mask, &classes.of_contexts(), slots, &mut states, &mut words);
-        words.end()?;
-        if states != [LEAST; LANES] {
-            return Err(CodecError("states that do not end as they began"));
-        }
-        Ok(())
+        let words = body.bytes(body.left()).map_err(|_| SHORT)?;
+        let mut decoder = Decoder::new(&classes, slots, states, words)?;
+        Kernel::detect().decode(elements, whole, mask, &mut decoder);
+        decoder.end()
     }
 }
 

@@ -84,15 +84,29 @@ fn width_of(input: Input<'_>) -> usize {
 
 /// The changed elements, each with the number of unchanged ones before it.
 fn changes<'a>(bytes: &'a [u8], base: &'a [u8], width: usize) -> impl Iterator<Item = (usize, &'a [u8])> {
-    /// Elements that are compared at once.
-    const STRIDE: usize = 64;
     let strides = bytes.chunks(STRIDE * width).zip(base.chunks(STRIDE * width)).enumerate();
     let differing = strides.filter(|(_, (bytes, base))| bytes != base).flat_map(move |(stride, (bytes, base))| {
-        let elements = bytes.chunks_exact(width).zip(base.chunks_exact(width)).enumerate();
-        elements
-            .filter(|(_, (element, base))| element != base)
-            .map(move |(n, (element, _))| (stride * STRIDE + n, element))
+        let mut set = match width {
+            1 => changed::<1>(bytes, base),
+            2 => changed::<2>(bytes, base),
+            4 => changed::<4>(bytes, base),
+            _ => changed::<8>(bytes, base),
+        };
+        std::iter::from_fn(move || {
+            let n = set.trailing_zeros() as usize;
+            set &= set.wrapping_sub(1);
+            bytes.get(n * width..(n + 1) * width).map(|element| (stride * STRIDE + n, element))
+        })
     });
     let mut next = 0;
     differing.map(move |(at, element)| (at - std::mem::replace(&mut next, at + 1), element))
+}
+
+/// Elements that are compared at once.
+const STRIDE: usize = u64::BITS as usize;
+
+/// Which of at most 64 elements differ.
+fn changed<const WIDTH: usize>(bytes: &[u8], base: &[u8]) -> u64 {
+    let elements = bytes.as_chunks::<WIDTH>().0.iter().zip(base.as_chunks::<WIDTH>().0);
+    elements.zip(0..STRIDE).fold(0, |set, ((element, base), n)| set | u64::from(element != base) << n)
 }

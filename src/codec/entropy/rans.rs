@@ -9,7 +9,7 @@
 //! What is put in last comes out first. So elements are coded from the last to the first, and the words are written
 //! from the end of the buffer to its front; a reader goes through everything forward.
 
-use super::classes::{CONTEXTS, Classes};
+use super::classes::{CONTEXTS, Classes, Counting};
 use super::symbol::{self, SYMBOLS};
 use super::table::{PARTS, PARTS_BITS};
 use crate::codec::CodecError;
@@ -27,17 +27,12 @@ const STATE_BITS: u32 = 31;
 // So that dividing by multiplying is exact, and vectors can compare states as signed numbers.
 const _: () = assert!(LEAST << 16 == 1 << STATE_BITS && PARTS_BITS < 15);
 
-/// How a symbol is put into a state.
+/// How a symbol is put into a state, in 64 bits, so that vectors look it up as it is: from bit 0 on a reciprocal, from
+/// bit 32 on where the symbol's parts begin, from bit 44 on the parts of all others, from bit 56 on how many bits of a
+/// product with the reciprocal drop.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Put {
-    /// A state of this size or more gives a word away first.
-    limit: u32,
-    /// Dividing by the parts is multiplying by this and dropping bits.
-    pub(crate) reciprocal: u32,
-    pub(crate) drop: u8,
-    pub(crate) parts: u16,
-    pub(crate) begin: u16,
-}
+#[repr(transparent)]
+pub(crate) struct Put(u64);
 
 impl Put {
     fn new(begin: u16, parts: u16) -> Put {
@@ -45,20 +40,34 @@ impl Put {
         // 2^(bits - 1) < f <= 2^bits. The quotient is exact for x < f 2^19: the reciprocal is at most 1 too large, so x
         // times it over 2^(31 + bits) is at most 2^-12 too large, and a fraction of f parts is never closer to the next.
         let bits = u32::BITS - (f - 1).leading_zeros();
-        let reciprocal = (1u64 << (31 + bits)).div_ceil(u64::from(f)) as u32;
-        Put { limit: f << (STATE_BITS - PARTS_BITS), reciprocal, drop: 31 + bits as u8, parts, begin }
+        let reciprocal = (1u64 << (31 + bits)).div_ceil(u64::from(f));
+        Put(reciprocal | u64::from(begin) << 32 | u64::from(PARTS - f) << 44 | u64::from(31 + bits) << 56)
+    }
+
+    fn begin(self) -> u32 {
+        (self.0 >> 32) as u32 & (PARTS - 1)
+    }
+
+    fn others(self) -> u32 {
+        (self.0 >> 44) as u32 & (PARTS - 1)
+    }
+
+    /// A state of as many times 2^19 as there are parts is full: less than 2^31 by as much as others have.
+    #[inline(always)]
+    fn limit(self) -> u32 {
+        (1 << STATE_BITS) - (self.others() << (STATE_BITS - PARTS_BITS))
     }
 
     #[inline(always)]
     fn into(self, state: u32) -> u32 {
-        let quotient = ((u64::from(state) * u64::from(self.reciprocal)) >> self.drop) as u32;
+        let quotient = ((u64::from(state) * (self.0 & u64::from(u32::MAX))) >> (self.0 >> 56)) as u32;
         // quotient * 4096 + begin + remainder, since the remainder is the state without quotient * parts.
-        state + u32::from(self.begin) + quotient * (PARTS - u32::from(self.parts))
+        state + self.begin() + quotient * self.others()
     }
 }
 
 /// What the tables of all classes become for an encoder: a [`Put`] for each symbol of each class.
-pub(crate) fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
+fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
     room.clear();
     for table in &classes.tables {
         let mut begin = 0;
@@ -72,7 +81,7 @@ pub(crate) fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
 
 /// What the tables of all classes become for a decoder: for each part of each class its symbol in bits 0 to 7, the
 /// symbol's parts less one in bits 8 to 19, and its place among them in bits 20 to 31.
-pub(crate) fn slots<'a>(classes: &Classes, room: &'a mut Vec<u32>) -> &'a [u32] {
+fn slots<'a>(classes: &Classes, room: &'a mut Vec<u32>) -> &'a [u32] {
     let slots = at_least(room, classes.tables.len() * PARTS as usize);
     let mut at = 0;
     for table in &classes.tables {
@@ -169,6 +178,62 @@ impl<'a> Words<'a> {
     }
 }
 
+/// The coders of a chunk that is written.
+#[derive(Debug)]
+pub(crate) struct Encoder<'a> {
+    /// The class of each context.
+    pub(crate) classes: [u8; CONTEXTS],
+    /// For each class, how its symbols are put.
+    pub(crate) puts: &'a [Put],
+    pub(crate) states: [u32; LANES],
+    pub(crate) words: WordsBack<'a>,
+}
+
+impl<'a> Encoder<'a> {
+    /// Coders that have not begun, with so many words as room.
+    pub(crate) fn new(classes: &Classes, puts: &'a mut Vec<Put>, words: &'a mut [[u8; 2]]) -> Encoder<'a> {
+        Encoder {
+            classes: classes.of_contexts(),
+            puts: self::puts(classes, puts),
+            states: [LEAST; LANES],
+            words: WordsBack::new(words),
+        }
+    }
+}
+
+/// The coders of a chunk that is read.
+#[derive(Debug)]
+pub(crate) struct Decoder<'a> {
+    /// The class of each context.
+    pub(crate) classes: [u8; CONTEXTS],
+    /// For each class, what its parts stand for.
+    pub(crate) slots: &'a [u32],
+    pub(crate) states: [u32; LANES],
+    pub(crate) words: Words<'a>,
+}
+
+impl<'a> Decoder<'a> {
+    /// Coders that left these states and words.
+    pub(crate) fn new(
+        classes: &Classes,
+        slots: &'a mut Vec<u32>,
+        states: [u32; LANES],
+        words: &'a [u8],
+    ) -> Result<Decoder<'a>, CodecError> {
+        if states.iter().any(|state| !(LEAST..LEAST << 16).contains(state)) {
+            return Err(CodecError("an impossible state"));
+        }
+        let slots = self::slots(classes, slots);
+        Ok(Decoder { classes: classes.of_contexts(), slots, states, words: Words::new(words)? })
+    }
+
+    /// All that was written was read, and the coders are where those of the writer began.
+    pub(crate) fn end(&self) -> Result<(), CodecError> {
+        self.words.end()?;
+        if self.states == [LEAST; LANES] { Ok(()) } else { Err(CodecError("states that do not end as they began")) }
+    }
+}
+
 /// A row of elements as they are coded.
 struct Coded<L> {
     /// Where their symbols' `Put` or `Slot` is counted from.
@@ -178,22 +243,17 @@ struct Coded<L> {
     low: [L; LANES],
 }
 
-/// How often each symbol occurs in each context, and how many raw bits there are: added to what `counts` holds.
+/// Counts the symbols of a row in their contexts.
 #[inline(always)]
 pub(crate) fn count_row<L: Lane>(
     residual: impl Residual<L>,
     bases: &[L; LANES],
     elements: &[L; LANES],
-    counts: &mut [[u32; SYMBOLS]; CONTEXTS],
+    counting: &mut Counting<'_>,
 ) {
-    let mut places = [0u32; LANES];
-    for ((place, &base), &element) in places.iter_mut().zip(bases).zip(elements) {
+    for ((place, &base), &element) in counting.row().iter_mut().zip(bases).zip(elements) {
         let (symbol, _, _) = symbol::split(residual.between(base, element));
-        *place = residual.context(base) << 8 | symbol;
-    }
-    let counts = counts.as_flattened_mut();
-    for place in places {
-        counts[(place & 0xffff) as usize] += 1;
+        *place = (residual.context(base) << 8 | symbol) as u16; // both below 256
     }
 }
 
@@ -203,11 +263,9 @@ pub(crate) fn encode_row<L: Lane>(
     residual: impl Residual<L>,
     bases: &[L; LANES],
     elements: &[L; LANES],
-    classes: &[u8; CONTEXTS],
-    puts: &[Put],
-    states: &mut [u32; LANES],
-    words: &mut WordsBack<'_>,
+    encoder: &mut Encoder<'_>,
 ) {
+    let Encoder { classes, puts, states, words } = encoder;
     let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
     for lane in 0..LANES {
         let (symbol, raw_bits, low) = symbol::split(residual.between(bases[lane], elements[lane]));
@@ -234,21 +292,15 @@ pub(crate) fn encode_row<L: Lane>(
     for lane in (0..LANES).rev() {
         let class = usize::from(classes[row.class[lane] as usize]);
         let put = puts[class * SYMBOLS + row.symbol[lane] as usize];
-        states[lane] = put.into(give(states[lane], states[lane] >= put.limit));
+        states[lane] = put.into(give(states[lane], states[lane] >= put.limit()));
     }
     words.wrote(count);
 }
 
 /// Takes a row out of the states: `elements` holds the bases, and then what was saved.
 #[inline(always)]
-pub(crate) fn decode_row<L: Lane>(
-    residual: impl Residual<L>,
-    elements: &mut [L; LANES],
-    classes: &[u8; CONTEXTS],
-    slots: &[u32],
-    states: &mut [u32; LANES],
-    words: &mut Words<'_>,
-) {
+pub(crate) fn decode_row<L: Lane>(residual: impl Residual<L>, elements: &mut [L; LANES], decoder: &mut Decoder<'_>) {
+    let Decoder { classes, slots, states, words } = decoder;
     let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
     for (class, &base) in row.class.iter_mut().zip(elements.iter()) {
         *class = u32::from(classes[residual.context(base) as usize]);

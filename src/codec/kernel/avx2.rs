@@ -7,8 +7,9 @@
 
 use std::arch::x86_64::*;
 
-use crate::codec::entropy::classes::{CONTEXTS, Counts};
-use crate::codec::entropy::rans::{LANES, LEAST, Put, RAW_STEP, ROW_WORDS, Words, WordsBack};
+use super::Pair;
+use crate::codec::entropy::classes::{CONTEXTS, Counting};
+use crate::codec::entropy::rans::{Decoder, Encoder, LANES, LEAST, Put, RAW_STEP, ROW_WORDS};
 use crate::codec::entropy::symbol::SYMBOLS;
 use crate::codec::entropy::table::{PARTS, PARTS_BITS};
 use crate::codec::residual::Numbers;
@@ -242,66 +243,31 @@ fn set_of(lanes: __m256i) -> usize {
 }
 
 #[target_feature(enable = "avx2,popcnt")]
-pub(super) fn count<const WIDTH: usize>(
-    numbers: Numbers<u32>,
-    base: &[u8],
-    bytes: &[u8],
-    mask: &[u8],
-    counts: &mut Counts,
-) {
+pub(super) fn count<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, counting: &mut Counting<'_>) {
     let numbers = Arithmetic::of(numbers);
-    let counts = counts.as_flattened_mut();
-    let rows = base.chunks_exact(LANES * WIDTH).zip(bytes.chunks_exact(LANES * WIDTH));
-    for (_, (base, bytes)) in rows.enumerate().filter(|(row, _)| super::rows::coded(mask, *row)) {
+    for (base, bytes) in pair.rows(LANES * WIDTH) {
         let place = each!(V => {
             let base = read::<WIDTH>(base, V);
             let (symbol, _, _) = split(numbers.between(base, read::<WIDTH>(bytes, V)));
             _mm256_or_si256(_mm256_slli_epi32::<{ SYMBOLS.ilog2() as i32 }>(numbers.context(base)), symbol)
         });
         // In any order.
-        let mut places = [[0u16; 2 * WIDE]; VECTORS / 2];
-        for (half, places) in places.iter_mut().enumerate() {
+        for (half, places) in counting.row().as_chunks_mut::<{ 2 * WIDE }>().0.iter_mut().enumerate() {
             let both = _mm256_packus_epi32(place[2 * half], place[2 * half + 1]);
             // SAFETY: sixteen places of two bytes are a vector.
             unsafe { _mm256_storeu_si256(places.as_mut_ptr().cast(), both) };
         }
-        for place in places.as_flattened() {
-            counts[usize::from(*place)] += 1;
-        }
     }
 }
 
-/// What an encoder looks up for a symbol: its reciprocal; from bit 32 on where its parts begin, from bit 44 on the
-/// parts of all others, from bit 56 on how many bits of the product drop.
-fn packed(puts: &[Put]) -> Vec<u64> {
-    puts.iter()
-        .map(|put| {
-            let others = if put.parts > 0 { PARTS - u32::from(put.parts) } else { 0 };
-            let rest = u32::from(put.begin) | others << 12 | u32::from(put.drop) << 24;
-            u64::from(put.reciprocal) | u64::from(rest) << 32
-        })
-        .collect()
-}
-
 #[target_feature(enable = "avx2,popcnt")]
-#[expect(clippy::too_many_arguments, reason = "what the tables and the states are is the caller's")]
-pub(super) fn encode<const WIDTH: usize>(
-    numbers: Numbers<u32>,
-    base: &[u8],
-    bytes: &[u8],
-    mask: &[u8],
-    classes: &[u8; CONTEXTS],
-    puts: &[Put],
-    states: &mut [u32; LANES],
-    words: &mut WordsBack<'_>,
-) {
+pub(super) fn encode<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, encoder: &mut Encoder<'_>) {
     let numbers = Arithmetic::of(numbers);
-    let puts = packed(puts);
+    let Encoder { classes, puts, states, words } = encoder;
     let of_contexts = OfContexts::of(classes);
     assert!(classes.iter().all(|class| (usize::from(*class) + 1) * SYMBOLS <= puts.len()));
     let mut state = load_states(states);
-    let rows = base.chunks_exact(LANES * WIDTH).zip(bytes.chunks_exact(LANES * WIDTH));
-    for (_, (base, bytes)) in rows.enumerate().rev().filter(|(row, _)| super::rows::coded(mask, *row)) {
+    for (base, bytes) in pair.rows(LANES * WIDTH).rev() {
         let mut given = Given { room: words.room(), count: 0 };
         let base = each!(V => read::<WIDTH>(base, V));
         let class = of_contexts.look_up(each!(V => numbers.context(base[V])));
@@ -311,7 +277,7 @@ pub(super) fn encode<const WIDTH: usize>(
             _mm256_or_si256(_mm256_slli_epi32::<{ SYMBOLS.ilog2() as i32 }>(class[V]), symbol[V])
         });
         // SAFETY: a class is below the number of tables and a symbol below 256: checked above, and by `split`.
-        let put = unsafe { each!(V => put_of(&puts, place[V])) };
+        let put = unsafe { each!(V => put_of(puts, place[V])) };
         let steps = steps(&symbol);
         // SAFETY: a row gives a word for each lane and step at most, and one for each lane below.
         unsafe {
@@ -403,7 +369,7 @@ type Looked = (__m256i, __m256i);
 /// Each lane of `place` is below the length of `puts`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn put_of(puts: &[u64], place: __m256i) -> Looked {
+unsafe fn put_of(puts: &[Put], place: __m256i) -> Looked {
     let at = lanes(place);
     // SAFETY: the caller's.
     unsafe {
@@ -520,12 +486,10 @@ pub(super) fn decode<const WIDTH: usize>(
     numbers: Numbers<u32>,
     bytes: &mut [u8],
     mask: &[u8],
-    classes: &[u8; CONTEXTS],
-    slots: &[u32],
-    states: &mut [u32; LANES],
-    words: &mut Words<'_>,
+    decoder: &mut Decoder<'_>,
 ) {
     let arithmetic = Arithmetic::of(numbers);
+    let Decoder { classes, slots, states, words } = decoder;
     let of_contexts = OfContexts::of(classes);
     assert!(classes.iter().all(|class| (usize::from(*class) + 1) * PARTS as usize <= slots.len()));
     let mut state = load_states(states);

@@ -6,12 +6,15 @@
 #[cfg(target_arch = "x86_64")]
 #[allow(unsafe_code, reason = "loads, stores and look-ups of vectors; each says why it stays within its slice")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+#[allow(unsafe_code, reason = "as above")]
+mod avx512;
 mod rows;
 #[cfg(test)]
 mod tests;
 
-use super::entropy::classes::{CONTEXTS, Counts};
-use super::entropy::rans::{LANES, Put, Words, WordsBack};
+use super::entropy::classes::{Counting, Ways};
+use super::entropy::rans::{Decoder, Encoder};
 use super::residual::{Elements, Kind, Xor};
 
 /// An instruction set that the loops were written for.
@@ -22,6 +25,26 @@ pub(super) enum Kernel {
     /// x86-64 with AVX2: elements of up to four bytes that are numbers. The others are left to the portable code.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// The same with the parts of AVX-512 that Zen 4 and Ice Lake brought.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// A chunk, its base, and which of their rows are coded: a bit for each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pair<'a> {
+    pub(super) base: &'a [u8],
+    pub(super) bytes: &'a [u8],
+    pub(super) mask: &'a [u8],
+}
+
+impl<'a> Pair<'a> {
+    /// The rows that are coded, of the base and of the chunk.
+    #[inline(always)]
+    fn rows(self, row_bytes: usize) -> impl DoubleEndedIterator<Item = (&'a [u8], &'a [u8])> {
+        let rows = self.base.chunks_exact(row_bytes).zip(self.bytes.chunks_exact(row_bytes)).enumerate();
+        rows.filter(move |(row, _)| rows::coded(self.mask, *row)).map(|(_, row)| row)
+    }
 }
 
 macro_rules! run {
@@ -36,6 +59,16 @@ macro_rules! run {
                     1 => avx2::$loop::<1>($elements.numbers(), $($argument),*),
                     2 => avx2::$loop::<2>($elements.numbers(), $($argument),*),
                     _ => avx2::$loop::<4>($elements.numbers(), $($argument),*),
+                }
+            },
+            #[cfg(target_arch = "x86_64")]
+            #[allow(unsafe_code, reason = "as above")]
+            // SAFETY: as above.
+            (Kernel::Avx512, width @ (1 | 2 | 4), _) => unsafe {
+                match width {
+                    1 => avx512::$loop::<1>($elements.numbers(), $($argument),*),
+                    2 => avx512::$loop::<2>($elements.numbers(), $($argument),*),
+                    _ => avx512::$loop::<4>($elements.numbers(), $($argument),*),
                 }
             },
             (_, 1, _) => rows::$loop::<u32, 1>($elements.numbers(), $($argument),*),
@@ -54,6 +87,10 @@ impl Kernel {
         if avx2::is_here() {
             all.push(Kernel::Avx2);
         }
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_here() {
+            all.push(Kernel::Avx512);
+        }
         all
     }
 
@@ -62,39 +99,19 @@ impl Kernel {
         Kernel::all().pop().unwrap_or(Kernel::Portable)
     }
 
-    /// Adds how often each symbol occurs in each context, in the rows of `mask`.
-    pub(super) fn count(self, elements: Elements, base: &[u8], bytes: &[u8], mask: &[u8], counts: &mut Counts) {
-        run!(self, elements, count(base, bytes, mask, counts));
+    /// Adds how often each symbol occurs in each context.
+    pub(super) fn count(self, elements: Elements, pair: Pair<'_>, ways: &mut Ways) {
+        let mut counting = Counting::new(ways);
+        run!(self, elements, count(pair, &mut counting));
     }
 
-    /// Puts the rows of `mask` into the states, from the last to the first.
-    #[expect(clippy::too_many_arguments, reason = "what the tables and the states are is the caller's")]
-    pub(super) fn encode(
-        self,
-        elements: Elements,
-        base: &[u8],
-        bytes: &[u8],
-        mask: &[u8],
-        classes: &[u8; CONTEXTS],
-        puts: &[Put],
-        states: &mut [u32; LANES],
-        words: &mut WordsBack<'_>,
-    ) {
-        run!(self, elements, encode(base, bytes, mask, classes, puts, states, words));
+    /// Codes rows, from the last to the first.
+    pub(super) fn encode(self, elements: Elements, pair: Pair<'_>, encoder: &mut Encoder<'_>) {
+        run!(self, elements, encode(pair, encoder));
     }
 
-    /// Takes the rows of `mask` out of the states: `bytes` holds the base, and then what was saved.
-    #[expect(clippy::too_many_arguments, reason = "as above")]
-    pub(super) fn decode(
-        self,
-        elements: Elements,
-        bytes: &mut [u8],
-        mask: &[u8],
-        classes: &[u8; CONTEXTS],
-        slots: &[u32],
-        states: &mut [u32; LANES],
-        words: &mut Words<'_>,
-    ) {
-        run!(self, elements, decode(bytes, mask, classes, slots, states, words));
+    /// Decodes the rows of `mask`: `bytes` holds the base, and then what was saved.
+    pub(super) fn decode(self, elements: Elements, bytes: &mut [u8], mask: &[u8], decoder: &mut Decoder<'_>) {
+        run!(self, elements, decode(bytes, mask, decoder));
     }
 }

@@ -1,7 +1,8 @@
 //! The loops over the rows of a chunk, written once: each instruction set compiles them for itself.
 
-use crate::codec::entropy::classes::{CONTEXTS, Counts};
-use crate::codec::entropy::rans::{LANES, Put, Words, WordsBack, count_row, decode_row, encode_row};
+use super::Pair;
+use crate::codec::entropy::classes::Counting;
+use crate::codec::entropy::rans::{Decoder, Encoder, LANES, count_row, decode_row, encode_row};
 use crate::codec::residual::{Lane, Residual};
 
 /// Rows for which the bit of `mask` is set.
@@ -22,32 +23,22 @@ fn read<L: Lane, const WIDTH: usize>(bytes: &[u8]) -> [L; LANES] {
 #[inline(always)]
 pub(super) fn count<L: Lane, const WIDTH: usize>(
     residual: impl Residual<L>,
-    base: &[u8],
-    bytes: &[u8],
-    mask: &[u8],
-    counts: &mut Counts,
+    pair: Pair<'_>,
+    counting: &mut Counting<'_>,
 ) {
-    let rows = base.chunks_exact(LANES * WIDTH).zip(bytes.chunks_exact(LANES * WIDTH));
-    for (_, (base, bytes)) in rows.enumerate().filter(|(row, _)| coded(mask, *row)) {
-        count_row(residual, &read::<L, WIDTH>(base), &read::<L, WIDTH>(bytes), counts);
+    for (base, bytes) in pair.rows(LANES * WIDTH) {
+        count_row(residual, &read::<L, WIDTH>(base), &read::<L, WIDTH>(bytes), counting);
     }
 }
 
 #[inline(always)]
-#[expect(clippy::too_many_arguments, reason = "what the tables and the states are is the caller's")]
 pub(super) fn encode<L: Lane, const WIDTH: usize>(
     residual: impl Residual<L>,
-    base: &[u8],
-    bytes: &[u8],
-    mask: &[u8],
-    classes: &[u8; CONTEXTS],
-    puts: &[Put],
-    states: &mut [u32; LANES],
-    words: &mut WordsBack<'_>,
+    pair: Pair<'_>,
+    encoder: &mut Encoder<'_>,
 ) {
-    let rows = base.chunks_exact(LANES * WIDTH).zip(bytes.chunks_exact(LANES * WIDTH));
-    for (_, (base, bytes)) in rows.enumerate().rev().filter(|(row, _)| coded(mask, *row)) {
-        encode_row(residual, &read::<L, WIDTH>(base), &read::<L, WIDTH>(bytes), classes, puts, states, words);
+    for (base, bytes) in pair.rows(LANES * WIDTH).rev() {
+        encode_row(residual, &read::<L, WIDTH>(base), &read::<L, WIDTH>(bytes), encoder);
     }
 }
 
@@ -56,15 +47,12 @@ pub(super) fn decode<L: Lane, const WIDTH: usize>(
     residual: impl Residual<L>,
     elements: &mut [u8],
     mask: &[u8],
-    classes: &[u8; CONTEXTS],
-    slots: &[u32],
-    states: &mut [u32; LANES],
-    words: &mut Words<'_>,
+    decoder: &mut Decoder<'_>,
 ) {
     let rows = elements.chunks_exact_mut(LANES * WIDTH);
     for (_, bytes) in rows.enumerate().filter(|(row, _)| coded(mask, *row)) {
         let mut row = read::<L, WIDTH>(bytes);
-        decode_row(residual, &mut row, classes, slots, states, words);
+        decode_row(residual, &mut row, decoder);
         for (element, bytes) in row.iter().zip(bytes.chunks_exact_mut(WIDTH)) {
             element.write(bytes);
         }

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::codec::entropy::classes::Classes;
-use crate::codec::entropy::rans::{LEAST, puts, slots};
+use crate::codec::entropy::classes::{CONTEXTS, Classes, WAYS, together};
+use crate::codec::entropy::rans::{LANES, LEAST};
 use crate::codec::entropy::symbol::SYMBOLS;
 use crate::tensor::Layout;
 use proptest::prelude::*;
@@ -37,6 +37,13 @@ fn pair(elements: Elements, rows: usize, moved: u32, seed: u64) -> (Vec<u8>, Vec
     (base.to_vec(), bytes)
 }
 
+fn counted(kernel: Kernel, elements: Elements, pair: Pair<'_>) -> Vec<[u32; SYMBOLS]> {
+    let mut ways = vec![[[0; SYMBOLS]; CONTEXTS]; WAYS];
+    let ways: &mut Ways = ways.as_mut_slice().try_into().unwrap();
+    kernel.count(elements, pair, ways);
+    together(ways).to_vec()
+}
+
 proptest! {
     #[test]
     fn kernels_agree(
@@ -50,29 +57,24 @@ proptest! {
         let (base, bytes) = pair(elements, rows, moved, seed);
         let mask = (mask | 1).to_le_bytes();
 
-        let mut counts = Box::new([[0; SYMBOLS]; CONTEXTS]);
-        Kernel::Portable.count(elements, &base, &bytes, &mask, &mut counts);
-        let (classes, _) = Classes::of(&counts).unwrap();
-        let (mut put_room, mut slot_room) = (Vec::new(), Vec::new());
-        let (puts, slots, of_contexts) =
-            (puts(&classes, &mut put_room), slots(&classes, &mut slot_room), classes.of_contexts());
+        let pair = Pair { base: &base, bytes: &bytes, mask: &mask };
+        let counts = counted(Kernel::Portable, elements, pair);
+        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap()).unwrap();
         let encoded = |kernel: Kernel| {
-            let (mut states, mut buffer) = ([LEAST; LANES], vec![[0; 2]; 8 * rows * LANES + 64]);
-            let mut words = WordsBack::new(&mut buffer);
-            kernel.encode(elements, &base, &bytes, &mask, &of_contexts, puts, &mut states, &mut words);
-            (states, words.written().to_vec())
+            let (mut puts, mut words) = (Vec::new(), vec![[0; 2]; 8 * rows * LANES + 64]);
+            let mut encoder = Encoder::new(&classes, &mut puts, &mut words);
+            kernel.encode(elements, pair, &mut encoder);
+            (encoder.states, encoder.words.written().to_vec())
         };
-        let expected = encoded(Kernel::Portable);
+        let (states, words) = encoded(Kernel::Portable);
         for kernel in Kernel::all() {
-            let mut again = Box::new([[0; SYMBOLS]; CONTEXTS]);
-            kernel.count(elements, &base, &bytes, &mask, &mut again);
-            prop_assert!(again == counts, "{:?}", kernel);
-            prop_assert_eq!(&encoded(kernel), &expected, "{:?}", kernel);
+            prop_assert!(counted(kernel, elements, pair) == counts, "{:?}", kernel);
+            prop_assert_eq!(encoded(kernel), (states, words.clone()), "{:?}", kernel);
 
-            let (mut states, mut out) = (expected.0, base.clone());
-            let mut words = Words::new(&expected.1).unwrap();
-            kernel.decode(elements, &mut out, &mask, &of_contexts, slots, &mut states, &mut words);
-            prop_assert_eq!((states, words.end()), ([LEAST; LANES], Ok(())), "{:?}", kernel);
+            let (mut slots, mut out) = (Vec::new(), base.clone());
+            let mut decoder = Decoder::new(&classes, &mut slots, states, &words).unwrap();
+            kernel.decode(elements, &mut out, &mask, &mut decoder);
+            prop_assert_eq!(decoder.end(), Ok(()), "{:?}", kernel);
             let row = LANES * elements.width;
             for (n, (out, (base, bytes))) in
                 out.chunks_exact(row).zip(base.chunks_exact(row).zip(bytes.chunks_exact(row))).enumerate()
@@ -89,17 +91,15 @@ proptest! {
     ) {
         let elements = Elements::of(layout);
         let (base, bytes) = pair(elements, 7, 64, seed);
-        let mut counts = Box::new([[0; SYMBOLS]; CONTEXTS]);
-        Kernel::Portable.count(elements, &base, &bytes, &[0xff], &mut counts);
-        let (classes, _) = Classes::of(&counts).unwrap();
-        let mut room = Vec::new();
-        let slots = slots(&classes, &mut room);
+        let counts = counted(Kernel::Portable, elements, Pair { base: &base, bytes: &bytes, mask: &[0xff] });
+        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap()).unwrap();
+        let states = states.map(|state| state % (LEAST << 15) + LEAST);
         let body = &body[..body.len() & !1];
         let decoded = |kernel: Kernel| {
-            let (mut states, mut out) = (states.map(|state| state % (LEAST << 15) + LEAST), base.clone());
-            let mut words = Words::new(body).unwrap();
-            kernel.decode(elements, &mut out, &[0xff], &classes.of_contexts(), slots, &mut states, &mut words);
-            (states, words.end(), out)
+            let (mut slots, mut out) = (Vec::new(), base.clone());
+            let mut decoder = Decoder::new(&classes, &mut slots, states, body).unwrap();
+            kernel.decode(elements, &mut out, &[0xff], &mut decoder);
+            (decoder.states, decoder.words.end(), out)
         };
         let expected = decoded(Kernel::Portable);
         for kernel in Kernel::all() {
