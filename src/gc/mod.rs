@@ -130,11 +130,11 @@ impl Store {
             report.bytes_freed += self.foresee(options, &report.checkpoints)? as i64;
         } else {
             self.forget_going(&report.checkpoints)?;
-            let thinned = self.thin(&report.checkpoints, deadline)?;
+            self.thin(&report.checkpoints, deadline)?;
             self.condemn_unneeded()?;
             self.sweep(&mut report)?;
             if !deadline.passed() {
-                self.repack(options, &thinned, deadline, &mut report)?;
+                self.repack(options, deadline, &mut report)?;
                 self.sweep(&mut report)?;
             }
             report.unfinished = deadline.passed();

@@ -55,13 +55,7 @@ struct Candidates {
 }
 
 impl Store {
-    pub(super) fn repack(
-        &self,
-        options: &GcOptions,
-        _thinned: &[PackId],
-        deadline: Deadline,
-        report: &mut GcReport,
-    ) -> Result<()> {
+    pub(super) fn repack(&self, options: &GcOptions, deadline: Deadline, report: &mut GcReport) -> Result<()> {
         let share = options.repack_above.unwrap_or(WASTE_SHARE);
         let suspects = self.catalog().suspects()?;
         let Candidates { packs, marked, rebase } = self.candidates(suspects, share, &[])?;

@@ -6,27 +6,25 @@ use super::{Deadline, GcVerdict};
 use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::entry::{Amend, Body};
-use crate::id::{ChunkId, PackId, SaveId};
+use crate::id::{ChunkId, SaveId};
 use crate::store::{Manifest, PackWriter, Store, encode_frame, needs_from, put_bytes};
 use crate::tensor::Layout;
 
 impl Store {
-    /// Drops what the verdicts say; returns the packs that lost a user of some of their chunks.
-    pub(super) fn thin(&self, verdicts: &[GcVerdict], deadline: Deadline) -> Result<Vec<PackId>> {
-        let mut touched = Vec::new();
+    /// Drops what the verdicts say.
+    pub(super) fn thin(&self, verdicts: &[GcVerdict], deadline: Deadline) -> Result<()> {
         for verdict in verdicts.iter().filter(|verdict| !verdict.goes() && !verdict.thin.is_empty()) {
             if deadline.passed() {
                 break;
             }
             self.check_stop()?;
-            touched.extend(self.drop_components(&verdict.checkpoint, &verdict.thin)?);
+            self.drop_components(&verdict.checkpoint, &verdict.thin)?;
         }
-        Ok(touched)
+        Ok(())
     }
 
-    fn drop_components(&self, row: &CheckpointRow, names: &[String]) -> Result<Vec<PackId>> {
+    fn drop_components(&self, row: &CheckpointRow, names: &[String]) -> Result<()> {
         let mut manifest = Manifest::open(self, row.clone())?;
-        let before: Vec<PackId> = manifest.chunks.packs().iter().map(|pack| pack.pack).collect();
         let old = manifest.row.manifest;
         manifest.drop_components(names);
         let save = SaveId(self.env().random());
@@ -72,6 +70,6 @@ impl Store {
         if written.is_some() {
             published.committed();
         }
-        Ok(before)
+        Ok(())
     }
 }

@@ -1,8 +1,11 @@
 //! The checkpoint that a save is compared with: its parent, or else the newest that looks the same.
 //!
 //! Where it has a tensor of the same name, type and shape, that tensor's cuts are taken over, so that every chunk meets
-//! its counterpart; where the shape differs, its chunks are looked for at both ends.
+//! its counterpart; where the shape differs, its chunks are looked for at both ends. A model that was wrapped or unwrapped
+//! in between has other names: what wrappers put in front, `module` and `_orig_mod`, is looked through.
 
+use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::collections::HashMap;
 
 use crate::catalog::CheckpointRow;
@@ -18,6 +21,8 @@ pub(super) struct Reference {
     /// Each tensor of its schema, as it is stored; `None` in a dropped component.
     tensors: Vec<Option<Stored>>,
     by_name: HashMap<(String, String), usize>,
+    /// The same by the names without wrappers: made when a name is not found as it is.
+    by_bare_name: OnceCell<HashMap<String, usize>>,
 }
 
 impl Reference {
@@ -28,15 +33,26 @@ impl Reference {
             (manifest.schema.components[t.component as usize].clone(), t.meta.name.clone())
         };
         let by_name = manifest.schema.tensors.iter().enumerate().map(|(i, t)| (key(t), i)).collect();
-        Ok(Reference { manifest, tensors, by_name })
+        Ok(Reference { manifest, tensors, by_name, by_bare_name: OnceCell::new() })
     }
 
     /// Its tensor of this name and type: how it is stored, and whether the shape is the same.
     pub(super) fn tensor(&self, component: &str, meta: &TensorMeta) -> Option<(Stored, bool)> {
-        let &at = self.by_name.get(&(component.to_string(), meta.name.clone()))?;
+        let exact = self.by_name.get(&(component.to_string(), meta.name.clone()));
+        let &at = exact.or_else(|| self.bare_names().get(bare(component, &meta.name).as_ref()))?;
         let theirs = &self.manifest.schema.tensors.get(at)?.meta;
         let stored = (*self.tensors.get(at)?)?;
         (theirs.dtype == meta.dtype).then_some((stored, theirs.shape == meta.shape))
+    }
+
+    fn bare_names(&self) -> &HashMap<String, usize> {
+        self.by_bare_name.get_or_init(|| {
+            let names = self.by_name.iter().map(|((component, name), &at)| (bare(component, name).into_owned(), at));
+            let mut names: Vec<_> = names.collect();
+            // Of names that are the same without wrappers, the first.
+            names.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
+            names.into_iter().collect()
+        })
     }
 
     /// The header of its file of this name.
@@ -48,4 +64,16 @@ impl Reference {
     pub(super) fn side_file(&self, name: &str) -> Option<Stored> {
         self.manifest.root.side_files.iter().find(|(other, _)| other == name).map(|(_, stored)| *stored)
     }
+}
+
+/// A name without the segments of wrappers, which begins with its component.
+fn bare<'a>(component: &str, name: &'a str) -> Cow<'a, str> {
+    let wrapper = |segment: &&str| matches!(*segment, "module" | "_orig_mod");
+    let within = name.strip_prefix(component).is_some_and(|rest| rest.starts_with('.'));
+    if within && !name.split('.').any(|segment| wrapper(&segment)) {
+        return Cow::Borrowed(name);
+    }
+    let first = if within { None } else { Some(component) };
+    let segments = name.split('.').filter(|segment| !wrapper(segment));
+    Cow::Owned(first.into_iter().chain(segments).collect::<Vec<_>>().join("."))
 }

@@ -169,12 +169,6 @@ impl PackSet {
             }
         }
     }
-
-    /// The packs.
-    pub(crate) fn packs(&self) -> &[PackRow] {
-        &self.packs
-    }
-
     /// True if the chunk is here, in a copy that is not known to be damaged, and neither are its bases.
     pub(crate) fn contains(&self, chunk: ChunkId) -> bool {
         self.best(chunk).is_some_and(|place| !place.bad && place.bases.iter().all(|&base| self.contains(base)))

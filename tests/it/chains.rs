@@ -44,15 +44,18 @@ fn noise(seed: u64, count: usize) -> impl Iterator<Item = f32> {
 }
 
 fn save(store: &Store, run: &str, step: u64, bytes: &[u8], encoding: Encoding) -> u64 {
+    save_named(store, "w", bytes, &SaveOptions { run: run.into(), step, encoding, ..Default::default() })
+}
+
+fn save_named(store: &Store, name: &str, bytes: &[u8], options: &SaveOptions) -> u64 {
     let meta = TensorMeta {
-        name: "w".into(),
+        name: name.into(),
         dtype: DType::new("F32"),
         shape: vec![bytes.len() as u64 / 4],
         bytes: bytes.len() as u64,
     };
     let inputs = Inputs::tensors(vec![(None, MemoryTensor { meta, bytes })]).unwrap();
-    let options = SaveOptions { run: run.into(), step, encoding, ..Default::default() };
-    store.save(&inputs, &options).unwrap().new_bytes
+    store.save(&inputs, options).unwrap().new_bytes
 }
 
 fn read(store: &Store, address: &str) -> Vec<u8> {
@@ -63,6 +66,30 @@ fn read(store: &Store, address: &str) -> Vec<u8> {
 
 fn depth(store: &Store, address: &str) -> u8 {
     store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap()[0].depth
+}
+
+#[test]
+fn a_model_that_was_wrapped_is_a_difference_to_the_one_that_was_not() {
+    let place = Place::new();
+    let mut drift = Drift::new(7);
+    let first = SaveOptions { run: "base".into(), step: 1, ..Default::default() };
+    let alone = save_named(&place.store, "model.layer.w", &drift.bytes(), &first);
+    for (n, name) in ["module.layer.w", "model._orig_mod.module.layer.w", "layer.w", "model.layer.w"].iter().enumerate()
+    {
+        drift.step();
+        let options = SaveOptions {
+            run: format!("tune-{n}"),
+            step: 1,
+            parent: Some("base@1".parse().unwrap()),
+            ..Default::default()
+        };
+        let new = save_named(&place.store, name, &drift.bytes(), &options);
+        assert!(new < alone * 8 / 10, "{name}: {new} bytes, {alone} without a base");
+    }
+    drift.step();
+    let other = SaveOptions { run: "other".into(), step: 1, parent: Some("base@1".parse().unwrap()), ..first };
+    let new = save_named(&place.store, "module.other.w", &drift.bytes(), &other);
+    assert!(new > alone * 9 / 10, "another tensor: {new} bytes, {alone} without a base");
 }
 
 /// A run of so many steps, and what each of them was.
