@@ -16,6 +16,7 @@ mod seal;
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::error::{Error, Result};
@@ -83,6 +84,8 @@ impl Catalog {
         db.pragma_update(None, "journal_mode", "WAL")?;
         // The log is the truth: a catalog that a power loss rolled back only has to catch up.
         db.pragma_update(None, "synchronous", "NORMAL")?;
+        // So a command does not wait for syncs when it ends; the next ones read the journal, until it is long.
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let mut catalog = Catalog { db, path: Some(path.to_path_buf()), lenient: false };
         catalog.check_unplanted()?;
         catalog.prepare(store, origin)?;

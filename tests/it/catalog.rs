@@ -40,9 +40,18 @@ fn answers(store: &Store) -> String {
     format!("{rows:#?}\n{why:#?}\n{runs:#?}\n{usage:#?}\n{:?}", store.best("r", "loss", None, 9).unwrap())
 }
 
+/// Brings what lies in the catalog's journal into its file, which then is all of it.
+fn settle(store: &Store) -> std::path::PathBuf {
+    let path = store.root().join("catalog.sqlite");
+    let all = rusqlite::Connection::open(&path).unwrap();
+    all.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    path
+}
+
 #[track_caller]
 fn same_after(place: &Place, harm: impl FnOnce(&std::path::Path)) {
     let before = answers(&place.reopened());
+    settle(&place.store);
     harm(&place.store.root().join("catalog.sqlite"));
     let after = answers(&place.reopened());
     assert!(before == after, "{before}\n---\n{after}");
@@ -89,8 +98,7 @@ fn f045_a_cut_catalog_is_made_again() {
     for keep in [0, 1, 100, 5000] {
         same_after(&place, |path| {
             treering::catalog::Catalog::remove(path);
-            drop(place.reopened());
-            let bytes = std::fs::read(path).unwrap();
+            let bytes = std::fs::read(settle(&place.reopened())).unwrap();
             treering::catalog::Catalog::remove(path);
             std::fs::write(path, &bytes[..keep]).unwrap();
         });
@@ -103,7 +111,7 @@ fn f045_the_catalog_of_another_store_is_not_believed() {
     other.store.rebuild().unwrap();
     same_after(&place, |path| {
         treering::catalog::Catalog::remove(path);
-        std::fs::copy(other.store.root().join("catalog.sqlite"), path).unwrap();
+        std::fs::copy(settle(&other.store), path).unwrap();
     });
 }
 
@@ -142,10 +150,8 @@ fn f045_a_row_that_lies_costs_no_data() {
 #[test]
 fn f046_an_older_catalog_catches_up() {
     let place = eventful();
-    let path = place.store.root().join("catalog.sqlite");
     place.delete_catalog();
-    drop(place.reopened());
-    let old = std::fs::read(&path).unwrap();
+    let old = std::fs::read(settle(&place.reopened())).unwrap();
     let newer = Place { store: place.reopened(), folder: place.folder };
     newer.save("r", 20, &newer.path("9.safetensors"));
     newer.gc();
