@@ -54,7 +54,10 @@ impl Store {
         }
     }
 
-    #[pyo3(signature = (run, step, parts, buffers, *, state, metrics, tags, note, config, provenance, parent, threads))]
+    #[pyo3(signature = (
+        run, step, parts, buffers, *, state, metrics, tags, note, config, provenance, parent, threads, backfill = false,
+        replace = false
+    ))]
     #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn save(
         &self,
@@ -71,6 +74,8 @@ impl Store {
         provenance: Option<String>,
         parent: Option<String>,
         threads: usize,
+        backfill: bool,
+        replace: bool,
     ) -> PyResult<Saved> {
         let bytes: Vec<&[u8]> = buffers.iter().map(Readable::bytes).collect();
         call(py, || {
@@ -84,7 +89,8 @@ impl Store {
                 config: json("the config", config)?,
                 provenance: json("the provenance", provenance)?,
                 parent: parent.map(|address| address.parse()).transpose()?,
-                on_conflict: OnConflict::Error,
+                backfill,
+                on_conflict: if replace { OnConflict::Replace } else { OnConflict::Error },
                 ..SaveOptions::default()
             };
             let inputs = Inputs::tensors(parts.into_iter().map(|part| part.tensor(&bytes)).collect::<Result<_>>()?)?;

@@ -394,6 +394,23 @@ def test_a_signal_asks_for_a_save(run: treering.Run) -> None:
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_after_the_save_a_signal_can_end_the_program_as_it_would_have(tmp_path: pathlib.Path) -> None:
+    code = (
+        "import os, signal, sys, treering\n"
+        "with treering.Store(sys.argv[1]).run('r', cadence=1000) as run:\n"
+        "    run.save_on_signal(signal.SIGTERM)\n"
+        "    for step in range(1, 100):\n"
+        "        if step == 5: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        if run.should_save(step): run.save(step, {'x': step})\n"
+        "        if run.stop_requested: break\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+        "print('not reached')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGTERM and not done.stdout, done.stderr
+    assert treering.Store(tmp_path / "s")["r@latest"].load() == {"x": 5}
+
+
 def test_a_fork_is_noticed(run: treering.Run) -> None:
     run.save(1, {"x": 1}).wait()
     code = (

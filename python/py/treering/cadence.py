@@ -36,6 +36,11 @@ class Clock:
         self._saved: float | None = None
         self._blocked = 0.0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it goes by the step alone, so that all ranks come to the same answer by themselves."""
+        return isinstance(self._cadence, int)
+
     def due(self, step: int) -> bool:
         """Whether it is time to save."""
         now = time.monotonic()

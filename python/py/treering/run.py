@@ -35,12 +35,14 @@ from .errors import (
     NotFoundError,
     RunExists,
     SaveInProgress,
+    TreeringError,
     UnsupportedError,
     WaitTimeout,
 )
 from .history import History
 from .loading import LoadReport
 from .policy import Best, Keep, duration, rules
+from .ranks import Ranks
 from .staging import Part, Staging, in_place, size
 from .tree import Leaf, encode
 
@@ -91,6 +93,7 @@ class SaveHandle:
         self._error: BaseException | None = None
         self._seen = False
         self._ended = threading.Event()
+        self._tell: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
         if self.skipped:
@@ -129,6 +132,40 @@ class SaveHandle:
             error.add_note(f"from the save of step {self.step}")
             self.in_time = False if self._deadline is not None else None
         self._ended.set()
+        if self._tell is not None:
+            self._tell()
+
+
+class _Elsewhere(SaveHandle):
+    """A save that rank 0 does, on another rank."""
+
+    def __init__(self, step: int, ranks: Ranks, key: str, said: dict[str, Any]) -> None:
+        super().__init__(step)
+        self._ranks = ranks
+        self._key = key
+        self.blocked_seconds, self.waited_seconds = said["blocked"], said["waited"]
+        self.skipped = said["skipped"]
+        self._counted = False
+
+    def done(self) -> bool:
+        return self._ended.is_set() or self._ranks.is_said(self._key)
+
+    def result(self, timeout: float | None = None) -> _native.Saved | None:
+        self._hear(timeout)
+        return super().result(timeout)
+
+    def _hear(self, timeout: float | None) -> None:
+        if self._ended.is_set():
+            return
+        try:
+            said = self._ranks.hear(self._key, timeout)
+        except TreeringError as error:
+            if isinstance(error, WaitTimeout) and not self._ranks.is_said(self._key):
+                raise
+            self._end(None, error)
+        else:
+            self._end(said["report"])
+            self.durable_seconds, self.in_time = said["durable"], said["in_time"]
 
 
 class Resume:
@@ -191,6 +228,7 @@ class Run:
         memory_limit: int | None,
         threads: int | None,
         gc: bool,
+        ranks: Ranks | None = None,
     ) -> None:
         _one_of("when_busy", when_busy, ("wait", "skip", "error"))
         _one_of("on_error", on_error, ("raise", "warn"))
@@ -216,11 +254,24 @@ class Run:
         self._handlers: dict[int, Any] = {}
         self._signalled: float | None = None
         self._notice = 0.0
+        self._agreed_to_stop = False
         self._urgent = False
-        #: The step that the next save continues: what was loaded before the first save, resumed from, or saved last.
-        self._at: int | None = None
+        self._ranks = ranks
+        #: On another rank than the first: the last save.
+        self._elsewhere: _Elsewhere | None = None
+        #: On rank 0: what was told last about how a save ended.
+        self._last_word = ""
+        #: What the next save continues: what was loaded before the first save, resumed from, or saved last.
+        self._at: str | None = None
+        #: Whether the steps that the run has are those of this training: something was loaded from it.
+        self._is_ours = False
         self._has_saved = False
-        self._set_policy(keep, thin)
+        #: Whether a save takes the place of another one of its step.
+        self._replaces = False
+        #: Checkpoints that are forgotten once the save under way is durable.
+        self._dropped: list[str] = []
+        if ranks is None or ranks.first:
+            self._set_policy(keep, thin)
         _open_runs.add(self)
 
     def __repr__(self) -> str:
@@ -238,6 +289,8 @@ class Run:
         note: str | None = None,
     ) -> SaveHandle:
         """Saves a step; returns after the state was copied once.
+
+        In a process group all ranks call it, or rank 0 alone: rank 0 saves, and all have its outcome.
 
         Parameters
         ----------
@@ -257,7 +310,46 @@ class Run:
             Its `wait` returns once the step is durable.
         """
         with self._turn:
-            return self._save(SaveHandle(step), state, metrics, tags, note)
+            handle = SaveHandle(step)
+            ranks = self._ranks
+            if ranks is None:
+                return self._save(handle, state, metrics, tags, note)
+            key = ranks.key("save", step)
+            if not ranks.first:
+                return self._take_part(ranks, key, step, state)
+            handle._tell = lambda: self._tell_end(ranks, f"{key}/end", handle)
+            return ranks.act(key, lambda: self._save(handle, state, metrics, tags, note), _how_it_began)
+
+    def _tell_end(self, ranks: Ranks, key: str, handle: SaveHandle) -> None:
+        self._last_word = key
+        try:
+            if handle._error is not None:
+                ranks.tell_error(key, handle._error)
+            else:
+                end = {"report": handle._report, "durable": handle.durable_seconds, "in_time": handle.in_time}
+                ranks.tell(key, end)
+        except Exception as error:
+            warnings.warn(f"the other ranks were not told how step {handle.step} ended: {error}", stacklevel=2)
+
+    def _take_part(self, ranks: Ranks, key: str, step: int, state: dict[str, Any]) -> SaveHandle:
+        """Another rank's part of a save: it hears what came of it."""
+        self._check()
+        try:
+            # What wrappers that shard a model call their state is a collective: rank 0 would wait for it alone.
+            encode(state)
+        except Exception:
+            pass  # rank 0 says what is wrong
+        before = self._elsewhere
+        try:
+            said = ranks.hear(key)
+        except TreeringError as error:
+            if before is not None and self._has_ended(before) and str(before._error) == str(error):
+                before._seen = True  # rank 0 raised it now
+            raise
+        if before is not None:
+            self._has_ended(before)
+        self._elsewhere = _Elsewhere(step, ranks, f"{key}/end", said)
+        return self._elsewhere
 
     def _save(
         self,
@@ -287,6 +379,7 @@ class Run:
             "note": note,
             "config": self._config,
             "provenance": _provenance(),
+            "replace": self._replaces,
         }
         if self._urgent and self._signalled is not None:
             handle._deadline = self._signalled + self._notice
@@ -303,14 +396,35 @@ class Run:
         return handle
 
     def should_save(self, step: int) -> bool:
-        """Whether it is time to save: by the run's cadence, or because a signal asked for it."""
+        """Whether it is time to save: by the run's cadence, or because a signal asked for it, on whatever rank."""
+        ranks = self._ranks
+        if ranks is None or (self._clock.is_plain and not self._handlers):
+            return self._urgent or self._clock.due(step)
+        key = ranks.key("due", step)
+        if ranks.first:
+            return ranks.act(
+                key, lambda: self._is_due(ranks, step), lambda due: {"due": due, "stop": self._agreed_to_stop}
+            )
+        if self._urgent:
+            ranks.ask()
+            self._urgent = False
+        said = ranks.hear(key)
+        self._agreed_to_stop = said["stop"]
+        due: bool = said["due"]
+        return due
+
+    def _is_due(self, ranks: Ranks, step: int) -> bool:
+        if ranks.asked():
+            self._signalled, self._urgent = time.monotonic(), True
+        self._agreed_to_stop = self._signalled is not None
         return self._urgent or self._clock.due(step)
 
     def save_on_signal(self, *signals: signal.Signals, notice: str | float = "60s") -> None:
         """Makes :meth:`should_save` true once one of the signals came, for one save.
 
-        The handler only sets a flag, and calls the handler that was there before. The save that follows says in its
-        handle whether it was durable within `notice`. `stop_requested` stays true.
+        The handler only sets a flag, and calls a handler that was there before. A default action would end the program
+        before the save: it is not called, and comes back with :meth:`close`. The save that follows says in its handle
+        whether it was durable within `notice`. `stop_requested` stays true.
         """
         self._notice = duration(notice)
         for number in signals:
@@ -320,8 +434,8 @@ class Run:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether a signal came."""
-        return self._signalled is not None
+        """Whether a signal came; in a process group, to any rank before the last :meth:`should_save`."""
+        return self._signalled is not None if self._ranks is None else self._agreed_to_stop
 
     def _handler(self, previous: Any) -> Callable[[int, Any], None]:
         def handle(number: int, frame: Any) -> None:
@@ -359,7 +473,26 @@ class Run:
 
         Steps that a policy took something from are passed over; so are damaged ones, with a warning, and the one before
         is tried. Training goes on from there: later steps are superseded by the next save.
+
+        In a process group, all ranks load the step that rank 0 found.
         """
+        ranks = self._ranks
+        if ranks is None:
+            return self._resume(targets, strict)
+        key = ranks.key("resume")
+        if ranks.first:
+            return ranks.act(
+                key, lambda: self._resume(targets, strict), lambda found: {"step": found.step, "skipped": found.skipped}
+            )
+        said = ranks.hear(key)
+        found = Resume()
+        found.skipped = [(step, why) for step, why in said["skipped"]]
+        if said["step"] is not None:
+            self._resume_from(said["step"], targets, strict, found)
+            found.best = self._best_so_far()
+        return found
+
+    def _resume(self, targets: dict[str, Any], strict: bool) -> Resume:
         found = Resume()
         rows = sorted(self.history(), key=lambda row: -row["step"])
         for row in rows:
@@ -367,22 +500,25 @@ class Run:
                 found.skipped.append((row["step"], f"{', '.join(row['dropped'])} dropped by a policy"))
                 continue
             try:
-                checkpoint = self[row["step"]]
-                found.report = checkpoint.load_into(targets, strict=strict)
+                self._resume_from(row["step"], targets, strict, found)
             except (DamagedError, NotFoundError) as error:
                 if isinstance(error, NotFoundError) and not self._is_gone(row["step"]):
                     raise
                 found.skipped.append((row["step"], str(error)))
-                warnings.warn(f"step {row['step']} cannot be resumed from: {error}", stacklevel=2)
+                warnings.warn(f"step {row['step']} cannot be resumed from: {error}", stacklevel=3)
                 continue
-            found.checkpoint, found.step, found.state = checkpoint, row["step"], found.report.state
-            self._at = found.step
             break
         if rows and not found:
             why = "; ".join(f"{step}: {why}" for step, why in found.skipped[:5])
             raise DamagedError(f"no step of run {self.name} can be resumed from ({why})", "treering verify --deep")
         found.best = self._best_so_far()
         return found
+
+    def _resume_from(self, step: int, targets: dict[str, Any], strict: bool, found: Resume) -> None:
+        checkpoint = self[step]
+        found.report = checkpoint.load_into(targets, strict=strict)
+        found.checkpoint, found.step, found.state = checkpoint, step, found.report.state
+        self._go_on_from(checkpoint)
 
     def annotate(self, step: int, *, metrics: Mapping[str, Any] | None = None, note: str | None = None) -> None:
         """Adds metrics, or a note, to a step that was saved."""
@@ -406,12 +542,16 @@ class Run:
                 signal.signal(number, previous)
         self._handlers.clear()
         self._drain(timeout)
+        if self._dropped and not self._failed:
+            self._collect()
         with self._moved:
             self._closed = True
             self._moved.notify_all()
         thread = self._thread
         if thread is not None:
             thread.join(timeout)
+        if self._ranks is not None and self._ranks.first:
+            self._ranks.stay(self._last_word)
         self._staging.release()
         _open_runs.discard(self)
         self._raise_failed()
@@ -437,10 +577,9 @@ class Run:
     def _check_begun(self, step: int) -> None:
         if type(step) is not int or not 0 <= step < 2**63:
             raise InvalidError(f"step {step!r}", "it is a whole number")
-        rank = _rank()
-        if rank:
-            raise UnsupportedError(f"a save on rank {rank}", "save on rank 0 alone")
-        if self._at is None and self._job is None:
+        if self._ranks is None and _rank():
+            raise UnsupportedError(f"a save on rank {_rank()}", "begin the run after the process group")
+        if not self._is_ours and self._job is None:
             row = self.store._reader().run(self.name)
             if row is not None and row["latest"] is not None:
                 hint = "run.resume(...) goes on from there; another name begins anew"
@@ -506,26 +645,40 @@ class Run:
         try:
             report = self._save_durably(job)
         except BaseException as error:
-            self._failures += 1
-            warns = self._on_error == "warn" and self._failures < FAILURES_MAX
             handle._end(None, error)
-            if warns:
-                warnings.warn(f"step {handle.step} was not saved: {error}", stacklevel=2)
-            else:
-                self._failed.append(handle)
+            self._count(handle)
         else:
-            self._failures = 0
-            self._at, self._has_saved = handle.step, True
+            self._at, self._is_ours, self._has_saved = f"{self.name}@{handle.step}", True, True
+            self._count(handle)
             handle._end(report)
         finally:
             job.arguments.clear()
             job.owner = None
 
+    def _count(self, handle: SaveHandle) -> None:
+        """Remembers a failure, to be raised at the next occasion."""
+        if handle._error is None:
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._on_error == "warn" and self._failures < FAILURES_MAX:
+            warnings.warn(f"step {handle.step} was not saved: {handle._error}", stacklevel=2)
+        else:
+            self._failed.append(handle)
+
+    def _has_ended(self, elsewhere: _Elsewhere) -> bool:
+        """Whether a save of rank 0 has ended; the first time, what came of it is counted here too."""
+        if not elsewhere._counted and elsewhere.done():
+            elsewhere._hear(None)
+            elsewhere._counted = True
+            self._count(elsewhere)
+        return elsewhere._counted
+
     def _save_durably(self, job: _Job) -> _native.Saved:
         native = self.store._reader()
         step = job.handle.step
         # The same step again is a success if it is the same, and an error if not: it continues nothing.
-        parent = f"{self.name}@{self._at}" if self._at is not None and self._at != step else None
+        parent = self._at if self._at != f"{self.name}@{step}" else None
         try:
             return native.save(**job.arguments, parent=parent, threads=self._threads)
         except NoSpaceError:
@@ -535,12 +688,16 @@ class Run:
             return native.save(**job.arguments, parent=parent, threads=self._threads)
 
     def _collect(self) -> None:
-        if not self._gc or not self._has_policy():
-            return
+        dropped, self._dropped = self._dropped, []
+        native = self.store._reader()
         try:
-            self.store._reader().gc(
-                run=self.name, max_seconds=COLLECT_SECONDS, repack_above=REPACK_ABOVE, threads=self._threads
-            )
+            for address in dropped:
+                try:
+                    native.forget([native.find(address)["slot"]])
+                except NotFoundError:
+                    pass  # it went otherwise
+            if self._gc and (dropped or self._has_policy()):
+                native.gc(run=self.name, max_seconds=COLLECT_SECONDS, repack_above=REPACK_ABOVE, threads=self._threads)
         except ConflictError:
             pass  # somebody else collects
         except Exception as error:
@@ -552,6 +709,9 @@ class Run:
 
     def _drain(self, timeout: float | None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
+        if self._elsewhere is not None:
+            self._elsewhere._hear(timeout)
+            self._has_ended(self._elsewhere)
         with self._moved:
             while self._job is not None:
                 left = None if deadline is None else deadline - time.monotonic()
@@ -597,7 +757,10 @@ class Run:
     def _was_loaded(self, checkpoint: Checkpoint) -> None:
         # Later on, looking at an old step is not going back to it.
         if not self._has_saved:
-            self._at = checkpoint.step
+            self._go_on_from(checkpoint)
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        self._at, self._is_ours = checkpoint.address, True
 
     def _is_gone(self, step: int) -> bool:
         """A step that was listed a moment ago was collected meanwhile."""
@@ -633,9 +796,21 @@ def _close_all() -> None:
             print(f"treering: run {run.name}: {error}", file=sys.stderr)
 
 
+def close_open(store: os.PathLike[str], name: str) -> None:
+    """Closes the runs of a name that are open in this process."""
+    for run in list(_open_runs):
+        if run.name == name and run.store.path == store:
+            run.close()
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidError(f"{name}={value!r}", f"it is one of {', '.join(allowed)}")
+
+
+def _how_it_began(handle: SaveHandle) -> dict[str, Any]:
+    """What other ranks are told when a save returns."""
+    return {"blocked": handle.blocked_seconds, "waited": handle.waited_seconds, "skipped": handle.skipped}
 
 
 def _rank() -> int:

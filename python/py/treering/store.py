@@ -12,8 +12,9 @@ from typing import Any, Literal
 from . import _native
 from .cadence import Cadence
 from .checkpoint import Checkpoint
-from .errors import ForkedError, NotFoundError, RunExists
+from .errors import ExistsError, ForkedError, NotFoundError, RunExists
 from .policy import Keep
+from .ranks import ranks
 from .run import Run
 
 
@@ -86,25 +87,42 @@ class Store:
         gc : bool
             Whether space is freed in the background after durable saves, as the run's policy says.
         """
+        joined = ranks(name)
+
+        def begin() -> Run:
+            if joined is None or joined.first:
+                self._admit(name, resume)
+            return Run(
+                self,
+                name,
+                keep=keep,
+                thin=thin,
+                config=config,
+                cadence=cadence,
+                when_busy=when_busy,
+                on_error=on_error,
+                memory_limit=memory_limit,
+                threads=threads,
+                gc=gc,
+                ranks=joined,
+            )
+
+        if joined is None:
+            return begin()
+        key = joined.key("run")
+        if joined.first:
+            return joined.act(key, begin)
+        joined.hear(key)
+        return begin()
+
+    def _admit(self, name: str, resume: str) -> None:
+        """Makes the store if it is not there, and raises unless the run is as it should be."""
         native = self._reader() if resume == "must" else self._writer()
         row = native.run(name)
         if row is not None and row["latest"] is not None and resume == "never":
             raise RunExists(f"run {name} has steps up to {row['latest']}", "resume='allow' goes on with it")
         if (row is None or row["latest"] is None) and resume == "must":
             raise NotFoundError(f"no run {name} with steps in {self.path}", "resume='allow' begins one")
-        return Run(
-            self,
-            name,
-            keep=keep,
-            thin=thin,
-            config=config,
-            cadence=cadence,
-            when_busy=when_busy,
-            on_error=on_error,
-            memory_limit=memory_limit,
-            threads=threads,
-            gc=gc,
-        )
 
     def runs(self) -> list[_native.RunRow]:
         """All runs, by name: dictionaries with `run`, `latest`, `checkpoints`, `policy`, `config` and more."""
@@ -139,6 +157,9 @@ class Store:
         try:
             return self._reader()
         except NotFoundError:
-            _native.Store.create(self.path)
+            try:
+                _native.Store.create(self.path)
+            except ExistsError:
+                return self._reader()  # another process was faster
             print(f"treering: new store at {self.path}", file=sys.stderr)
             return self._reader()
