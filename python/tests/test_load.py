@@ -284,3 +284,46 @@ def test_files_saved_by_the_command_line_are_loaded(store: treering.Store, tmp_p
     ckpt = store["r@3"]
     assert_same(ckpt.load("model"), {"w": tensors["model.w"]})
     assert_same(ckpt.tensor("optimizer.m", framework="torch"), tensors["optimizer.m"])
+
+
+def test_the_steps_of_an_optimizer_are_values(run: treering.Run) -> None:
+    model = Net()
+    optimizer = trained(model)
+    shared = torch.tensor(2.0)
+    odd = {"state": {0: {"step": torch.tensor(float("nan"))}, 1: {"step": shared, "again": shared}}}
+    state = {
+        "optimizer": optimizer,
+        "int": {"state": {0: {"step": torch.tensor(2**60)}}, "param_groups": [{"params": [0]}]},
+        "odd": odd | {"param_groups": [{"params": [0, 1]}]},
+    }
+    run.save(1, state).wait()
+    names = [info.name for info in run.latest().tensors]
+    assert not any("step" in name for name in names if name.startswith(("optimizer.", "int.")))
+    assert len([name for name in names if name.startswith("odd.")]) == 3
+    loaded = run.latest().load()
+    for key in ("int", "odd"):
+        assert_same(loaded[key], state[key])
+    assert_same(loaded["optimizer"], optimizer.state_dict())
+    assert loaded["odd"]["state"][1]["step"] is loaded["odd"]["state"][1]["again"]
+    assert run.latest().load("optimizer", map_location="meta")["state"][0]["step"].device.type == "meta"
+    other = Net()
+    begun = trained(other, 1)
+    run.latest().load_into({"optimizer": begun})
+    assert_same(begun.state_dict()["state"], optimizer.state_dict()["state"])
+
+
+def test_a_tied_tensor_that_was_saved_once_fills_all(run: treering.Run) -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.emb, self.head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5, bias=False)
+            self.head.weight = self.emb.weight
+
+    saved, target = Tied(), Tied()
+    run.save(1, {"model": {"emb.weight": saved.emb.weight.detach()}}).wait()
+    report = run.latest().load_into({"model": target})
+    assert not report.missing
+    assert_same(target.state_dict(), saved.state_dict())
+    target.head.weight = torch.nn.Parameter(torch.ones(5, 3))
+    with pytest.raises(treering.MismatchError, match=r"head\.weight was not saved"):
+        run.latest().load_into({"model": target})

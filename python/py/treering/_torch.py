@@ -4,13 +4,16 @@ A tensor's bytes are its elements in row-major order. Tensors that are the very 
 back as one; other views of one memory come back each with memory of its own.
 
 The state of an optimizer is stored under the names of the parameters, if the tree or the optimizer says them, with
-torch's numbers beside. Filled in place, it is matched by name: a parameter that was not trained before simply has no
-history, and moments keep the type in which they were saved.
+torch's numbers beside; the steps that it counts, a tensor of one number for each parameter, are values in the tree.
+Filled in place, it is matched by name: a parameter that was not trained before simply has no history, and moments keep
+the type in which they were saved.
 """
 
 from __future__ import annotations
 
+import collections
 import ctypes
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +48,8 @@ STORED = {
     torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
 }
 _DTYPES = {stored: dtype for dtype, stored in STORED.items()}
+#: Types of which one number is a value in the tree, if it belongs to an optimizer.
+_COUNTED = (torch.float32, torch.float64, torch.int64, torch.int32)
 #: What wrappers put in front of a parameter's name, or into it.
 WRAPPERS = ("module", "_orig_mod")
 
@@ -59,6 +64,8 @@ def begin(encoder: Encoder, state: dict[str, Any]) -> None:
 def encode(value: Any, encoder: Encoder, path: Path) -> Any:
     if isinstance(value, torch.Tensor):
         return _tensor_node(value, encoder, path)
+    if isinstance(value, _Number):
+        return {"$": "torch.number", "dtype": _name(value.tensor.dtype), "value": value.tensor.item()}
     if isinstance(value, torch.optim.Optimizer):
         names = parameter_names(value, encoder.notes["torch"])
         return _optimizer_node(encoder, value.state_dict(), names, path)
@@ -132,12 +139,50 @@ def _optimizer_node(encoder: Encoder, state: dict[str, Any], names: list[str] | 
         return names[key] if type(key) is int and 0 <= key < len(names) else str(key)
 
     node = {
-        key: {"$": "dict", "items": encoder.mapping(item.items(), (*path, key), segment)}
+        key: {"$": "dict", "items": encoder.mapping(_numbers(item).items(), (*path, key), segment)}
         if key == "state"
         else encoder.encode(item, (*path, key))
         for key, item in state.items()
     }
     return {"$": "torch.optimizer", "names": names, "value": node}
+
+
+class _Number:
+    """A tensor of one number that is to be a value in the tree."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+
+def _numbers(state: dict[Any, Any]) -> dict[Any, Any]:
+    """The moments of each parameter, with the numbers among them marked: stored as tensors, each would be a chunk."""
+    shared = collections.Counter(
+        _identity(value)
+        for moments in state.values()
+        if type(moments) is dict
+        for value in moments.values()
+        if _is_number(value)
+    )
+
+    def marked(value: Any) -> Any:
+        return _Number(value) if _is_number(value) and shared[_identity(value)] == 1 else value
+
+    return {
+        key: {name: marked(value) for name, value in moments.items()} if type(moments) is dict else moments
+        for key, moments in state.items()
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        type(value) is torch.Tensor
+        and value.layout == torch.strided
+        and value.is_cpu
+        and value.dim() == 0
+        and value.dtype in _COUNTED
+        and not value.requires_grad
+        and math.isfinite(value.item())
+    )
 
 
 def _tensor_node(tensor: torch.Tensor, encoder: Encoder, path: Path) -> Any:
@@ -235,6 +280,9 @@ def decode(node: dict[str, Any], decoder: Decoder) -> Any:
     match node["$"]:
         case "torch.optimizer":
             return decoder.decode(node["value"])
+        case "torch.number":
+            number = torch.tensor(decoder.decode(node["value"]), dtype=_dtype(node["dtype"]))
+            return number if decoder.location is None else move(number, decoder.location)
         case "torch.Size":
             return torch.Size(node["items"])
         case "torch.dtype" | "torch.memory_format" | "torch.layout":
@@ -295,7 +343,11 @@ def _into_module(module: torch.nn.Module, node: Any, path: Path, plan: Plan) -> 
     ours = module.state_dict()
     pairs, bridged = bridge(list(ours), list(stored))
     plan.bridged |= {f"{dotted(path)}: {prefix}" for prefix in bridged}
-    plan.missing += [dotted((*path, name)) for name in ours if name not in pairs]
+    # What is the same memory as a tensor that was saved is filled with it: files often have tied tensors once.
+    filled = {_identity(ours[name]) for name in pairs if isinstance(ours[name], torch.Tensor)} - {None}
+    plan.missing += [
+        dotted((*path, name)) for name in ours if name not in pairs and _identity(ours[name]) not in filled
+    ]
     taken = set(pairs.values())
     plan.unexpected += [dotted((*path, str(name))) for name in stored if name not in taken]
     if _has_ways_of_its_own(module, node, ours):
@@ -316,6 +368,11 @@ def _into_module(module: torch.nn.Module, node: Any, path: Path, plan: Plan) -> 
             _into_tensor(ours[name], value, here, plan)
         else:  # what get_extra_state gave
             plan.value({name: value}, lambda state: module.load_state_dict(state, strict=False))
+
+
+def _place(value: Any) -> object:
+    """The memory of a plain tensor, `None` for all else."""
+    return _identity(value) if isinstance(value, torch.Tensor) and value.layout == torch.strided else None
 
 
 def _metadata_of(node: Any) -> dict[str, Any]:

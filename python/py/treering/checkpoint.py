@@ -106,7 +106,7 @@ class Checkpoint:
             torch = adapter("torch")
             moved = {id(tensor): torch.move(tensor, map_location) for tensor in tensors.values()}
             tensors = {name: moved[id(tensor)] for name, tensor in tensors.items()}
-        decoder = Decoder(tensors)
+        decoder = Decoder(tensors, map_location)
         loaded = {key: decoder.decode(node) for key, node in chosen.items()}
         self._loaded()
         return loaded if component is None else loaded[component]

@@ -182,10 +182,14 @@ class Encoder:
 
 
 class Decoder:
-    """Turns JSON back into a tree; `tensors` has the values of its tensors by their names."""
+    """Turns JSON back into a tree; `tensors` has the values of its tensors by their names.
 
-    def __init__(self, tensors: dict[str, Any]) -> None:
+    Numbers that were tensors of torch are made on the device `location`, the CPU by default.
+    """
+
+    def __init__(self, tensors: dict[str, Any], location: Any = None) -> None:
         self.tensors = tensors
+        self.location = location
 
     def decode(self, node: Any) -> Any:
         if isinstance(node, list):
