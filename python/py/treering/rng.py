@@ -43,3 +43,28 @@ def set_rng_state(state: dict[str, Any]) -> None:
         elif cuda:
             devices = f"{len(cuda)} CUDA devices, and there are {torch.cuda.device_count()}"
             warnings.warn(f"random states were saved of {devices}: they were not set", stacklevel=2)
+
+
+def of_all_ranks(*, arrays: bool = True) -> dict[str, Any]:
+    """The states of all processes of a training by their ranks. All of them call this.
+
+    Without arrays, that of NumPy is a list: a file of torch.save that has it can be read without running code.
+    """
+    own = rng_state()
+    if not arrays and "numpy" in own:
+        own["numpy"]["state"]["key"] = own["numpy"]["state"]["key"].tolist()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return {"0": own}
+    found: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(found, own)
+    return {str(rank): state for rank, state in enumerate(found)}
+
+
+def set_own(states: dict[str, Any]) -> None:
+    """Sets the states of this rank, if they were saved: there may be more ranks now."""
+    distributed = sys.modules.get("torch.distributed")
+    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    state = states.get(str(distributed.get_rank() if joined and distributed is not None else 0))
+    if state is not None:
+        set_rng_state(state)
