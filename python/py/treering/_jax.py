@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,19 +20,46 @@ def begin(encoder: Encoder, state: dict[str, Any]) -> None:
     pass
 
 
+class Host:
+    """An array that comes back as one of NumPy."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+
 def encode(value: Any, encoder: Encoder, path: Path) -> Any:
+    if isinstance(value, Host):
+        return _array(value.array, encoder, path, {"of": "numpy"})
     if not isinstance(value, jax.Array):
         return NotImplemented
-    if isinstance(value, jax.core.Tracer):
-        raise UnsupportedError(f"{dotted(path)}: a value inside of a jax transformation", "save outside of jit")
-    if not value.is_fully_addressable:
-        raise UnsupportedError(f"{dotted(path)}: an array that is sharded over processes")
+    _check(value, path)
     node: dict[str, Any] = {"of": "jax"}
     if jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         node["key"] = str(jax.random.key_impl(value))
         value = jax.random.key_data(value)
-    # On a CPU this is a view of memory that jax never writes to; a donated array leaves it to us.
-    return _numpy.array(np.asarray(value), encoder, path, node)
+    return _array(value, encoder, path, node)
+
+
+def _array(value: Any, encoder: Encoder, path: Path, node: dict[str, Any]) -> Any:
+    _check(value, path)
+    if len(value.sharding.device_set) == 1:
+        # On a CPU this is a view of memory that jax never writes to; a donated array leaves it to us.
+        return _numpy.array(np.asarray(value), encoder, path, node)
+    return _numpy.pieces(value.shape, np.dtype(value.dtype), lambda: _shards(value), encoder, path, node)
+
+
+def _shards(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Where each part of an array lies, and the part. Asked for as a whole, the array would keep a copy."""
+    for shard in value.addressable_shards:
+        if shard.replica_id == 0:
+            yield shard.index, np.asarray(shard.data)
+
+
+def _check(value: Any, path: Path) -> None:
+    if isinstance(value, jax.core.Tracer):
+        raise UnsupportedError(f"{dotted(path)}: a value inside of a jax transformation", "save outside of jit")
+    if not value.is_fully_addressable:
+        raise UnsupportedError(f"{dotted(path)}: an array that is sharded over processes")
 
 
 def slot(node: dict[str, Any], info: Info) -> Slot:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,12 +61,7 @@ def encode(value: Any, encoder: Encoder, path: Path) -> Any:
 
 def array(value: Any, encoder: Encoder, path: Path, node: dict[str, Any]) -> dict[str, Any]:
     dtype = _check(value.dtype, path)
-    leaf = Leaf("U8", (value.nbytes,), value.nbytes)
-    stored = STORED.get(dtype.name) if dtype.isnative else None
-    if stored is None:
-        node = {**node, "dtype": _dtype_node(dtype), "shape": list(value.shape)}
-    else:
-        leaf.dtype, leaf.shape = stored, value.shape
+    leaf, node = _leaf(value.shape, dtype, node)
     if value.size:
         leaf.identity = (value.__array_interface__["data"][0], value.shape, value.strides, str(dtype))
     if value.flags.c_contiguous:
@@ -72,6 +69,34 @@ def array(value: Any, encoder: Encoder, path: Path, node: dict[str, Any]) -> dic
     else:
         leaf.fill = lambda memory: np.copyto(np.frombuffer(memory, dtype).reshape(value.shape), value)
     return encoder.tensor(leaf, path, node)
+
+
+def pieces(
+    shape: tuple[int, ...],
+    dtype: Any,
+    parts: Callable[[], Iterator[tuple[Any, Any]]],
+    encoder: Encoder,
+    path: Path,
+    node: dict[str, Any],
+) -> dict[str, Any]:
+    """The node of an array that is made of parts, each with its index."""
+    leaf, node = _leaf(shape, _check(dtype, path), node)
+
+    def fill(memory: memoryview) -> None:
+        whole = np.frombuffer(memory, dtype).reshape(shape)
+        for index, part in parts():
+            whole[index] = part
+
+    leaf.fill = fill
+    return encoder.tensor(leaf, path, node)
+
+
+def _leaf(shape: tuple[int, ...], dtype: Any, node: dict[str, Any]) -> tuple[Leaf, dict[str, Any]]:
+    nbytes = math.prod(shape) * dtype.itemsize
+    stored = STORED.get(dtype.name) if dtype.isnative else None
+    if stored is not None:
+        return Leaf(stored, shape, nbytes), node
+    return Leaf("U8", (nbytes,), nbytes), {**node, "dtype": _dtype_node(dtype), "shape": list(shape)}
 
 
 def slot(node: dict[str, Any], info: Info) -> Slot:
