@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0001_catalog.sql"),
     include_str!("../../migrations/0002_negative_zero.sql"),
     include_str!("../../migrations/0003_damage.sql"),
+    include_str!("../../migrations/0004_saves.sql"),
 ];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {
