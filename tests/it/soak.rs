@@ -171,7 +171,8 @@ fn finish(store: &Store, quiet: &AtomicBool, saved: &BTreeMap<u64, bool>, early:
     assert!(failures > 5, "{failures}");
     assert!(late.memory < early.memory + MEMORY_GROWTH, "{early:?} then {late:?}");
     assert!(late.descriptors <= early.descriptors + 4, "{early:?} then {late:?}");
-    assert!(late.temporary <= early.temporary.max(3), "{early:?} then {late:?}");
+    // Some are left where removing them failed too; they must not add up.
+    assert!(late.temporary <= early.temporary + 16, "{early:?} then {late:?}");
     assert!(late.packs < 2.5 * early.packs.max(0.3), "{early:?} then {late:?}");
     let listed: Vec<u64> = store.log(&Filter::default()).unwrap().iter().map(|row| row.step).collect();
     for (step, _) in saved.iter().filter(|(_, sure)| **sure) {
