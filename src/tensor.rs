@@ -108,13 +108,6 @@ pub struct TensorMeta {
 }
 
 impl TensorMeta {
-    /// The number of bytes that type and shape ask for; `None` for an unknown type, a shape whose product overflows, or
-    /// elements that do not fill whole bytes.
-    pub fn expected_bytes(dtype: &DType, shape: &[u64]) -> Option<u64> {
-        let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d))?;
-        let bits = elements.checked_mul(u64::from(dtype.bits()?))?;
-        bits.is_multiple_of(8).then_some(bits / 8)
-    }
     /// False if type and shape ask for another number of bytes than there are, or for more than can be counted. An unknown
     /// type, or elements that do not fill whole bytes, ask for none.
     pub fn fits(&self) -> bool {

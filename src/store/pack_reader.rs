@@ -169,6 +169,7 @@ impl PackSet {
             }
         }
     }
+
     /// True if the chunk is here, in a copy that is not known to be damaged, and neither are its bases.
     pub(crate) fn contains(&self, chunk: ChunkId) -> bool {
         self.best(chunk).is_some_and(|place| !place.bad && place.bases.iter().all(|&base| self.contains(base)))

@@ -332,7 +332,8 @@ fn any_tensors() -> impl Strategy<Value = Vec<(TensorMeta, Dtype)>> {
         numbered
             .filter_map(|(i, (theirs, shape, name))| {
                 let dtype = DType::new(theirs.to_string());
-                let bytes = TensorMeta::expected_bytes(&dtype, &shape)?;
+                let bits = u64::from(dtype.bits()?) * shape.iter().product::<u64>();
+                let bytes = bits.is_multiple_of(8).then_some(bits / 8)?;
                 Some((TensorMeta { name: format!("{name}{i}"), dtype, shape, bytes }, theirs))
             })
             .collect()
