@@ -32,7 +32,7 @@
 //! any element of the row has more. Element `i` comes from coder `i`. At the end each state is 32,768, and no word is
 //! left.
 
-use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts, WAYS, Ways, together};
+use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts};
 use super::entropy::huffman::Compressor;
 use super::entropy::rans::{Decoder, Encoder, LANES, Put, ROW_WORDS};
 use super::entropy::symbol::{self, SYMBOLS};
@@ -53,7 +53,7 @@ const MASKED: u8 = 1 << 4;
 /// What a coder needs for tables, words and rows.
 #[derive(Debug, Default)]
 pub(super) struct DeltaScratch {
-    ways: Vec<Counts>,
+    counts: Vec<[u32; SYMBOLS]>,
     puts: Vec<Put>,
     slots: Vec<u32>,
     words: Vec<[u8; 2]>,
@@ -79,7 +79,7 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let base = input.base.filter(|base| base.len() == input.bytes.len())?;
     let row_bytes = LANES * elements.width;
     let rows = input.bytes.len() / row_bytes;
-    let Scratch { matches, delta: DeltaScratch { ways, mask, .. }, .. } = scratch;
+    let Scratch { matches, delta: DeltaScratch { counts, mask, .. }, .. } = scratch;
     let mask = at_least(mask, rows.div_ceil(8));
     mask.fill(0);
     let mut coded = 0;
@@ -90,17 +90,15 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
         mask[row / 8] |= u8::from(differs) << (row % 8);
         coded += usize::from(differs);
     }
-    ways.resize(WAYS, [[0; SYMBOLS]; CONTEXTS]);
-    let ways: &mut Ways = ways.as_mut_slice().try_into().expect("as many ways");
-    ways[0].as_flattened_mut().fill(0);
-    Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, ways);
-    let mut counts = together(ways);
+    counts.clear();
+    counts.resize(CONTEXTS, [0; SYMBOLS]);
+    let counts: &mut Counts = counts.as_mut_slice().try_into().expect("a row for each context");
+    Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, counts);
     if coded < rows && !pays_to_pass(input.small, mask, rows, coded, counts, matches) {
         let ones = u8::MAX >> ((8 - rows % 8) % 8);
         let last = mask.len() - 1;
         mask.iter_mut().enumerate().for_each(|(n, bits)| *bits = !*bits & if n == last { ones } else { u8::MAX });
-        Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, ways);
-        counts = together(ways);
+        Kernel::detect().count(elements, Pair { base, bytes: input.bytes, mask }, counts);
         mask.fill(u8::MAX);
         mask[last] = ones;
         coded = rows;

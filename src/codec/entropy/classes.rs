@@ -21,30 +21,10 @@ const SYMBOL_BITS: u64 = 5;
 /// How often each symbol occurs in each context.
 pub(crate) type Counts = [[u32; SYMBOLS]; CONTEXTS];
 
-/// Counts that are taken side by side and belong together: elements that follow each other are counted apart, since a
-/// counter that has just been written is slow to be read.
-pub(crate) type Ways = [Counts; WAYS];
-pub(crate) const WAYS: usize = 4;
-
-/// Brings the counts together in the first way, and leaves zeros in the others.
-pub(crate) fn together(ways: &mut Ways) -> &Counts {
-    let (all, others) = ways.split_first_mut().expect("more than no ways");
-    for way in others {
-        for (all, counts) in all.iter_mut().zip(way) {
-            // Most contexts do not occur.
-            if counts.iter().fold(0, |any, count| any | count) != 0 {
-                all.iter_mut().zip(counts.iter()).for_each(|(all, count)| *all += count);
-                counts.fill(0);
-            }
-        }
-    }
-    all
-}
-
 /// Counts symbols row by row: many rows are put down before any is counted. Counting between the work of vectors, with
 /// an instruction for each lane, was measured to be several times slower.
 pub(crate) struct Counting<'a> {
-    ways: &'a mut Ways,
+    counts: &'a mut Counts,
     places: [[u16; LANES]; ROWS],
     rows: usize,
 }
@@ -52,9 +32,9 @@ pub(crate) struct Counting<'a> {
 const ROWS: usize = 32;
 
 impl<'a> Counting<'a> {
-    /// Adds to what the ways hold.
-    pub(crate) fn new(ways: &'a mut Ways) -> Counting<'a> {
-        Counting { ways, places: [[0; LANES]; ROWS], rows: 0 }
+    /// Adds to what the counts hold.
+    pub(crate) fn new(counts: &'a mut Counts) -> Counting<'a> {
+        Counting { counts, places: [[0; LANES]; ROWS], rows: 0 }
     }
 
     /// Where the places of the next row go: a context, and below it a symbol.
@@ -69,11 +49,9 @@ impl<'a> Counting<'a> {
 
     #[inline(never)]
     fn count(&mut self) {
-        let places = self.places[..self.rows].as_flattened();
-        for places in places.as_chunks::<WAYS>().0 {
-            for (place, counts) in places.iter().zip(&mut *self.ways) {
-                counts.as_flattened_mut()[usize::from(*place)] += 1;
-            }
+        let counts = self.counts.as_flattened_mut();
+        for place in self.places[..self.rows].as_flattened() {
+            counts[usize::from(*place)] += 1;
         }
         self.rows = 0;
     }

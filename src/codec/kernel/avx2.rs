@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::Pair;
+use super::vector::{Ahead, BELOW, Given};
 use crate::codec::entropy::classes::{CONTEXTS, Counting};
 use crate::codec::entropy::rans::{Decoder, Encoder, LANES, LEAST, Put, RAW_STEP, ROW_WORDS};
 use crate::codec::entropy::symbol::SYMBOLS;
@@ -18,8 +19,6 @@ use crate::codec::residual::Numbers;
 const WIDE: usize = 8;
 /// Vectors of a row.
 const VECTORS: usize = LANES / WIDE;
-/// Bits of a symbol below its leading one.
-const BELOW: u32 = 2;
 
 /// True if the machine has what these loops are compiled for.
 pub(super) fn is_here() -> bool {
@@ -334,12 +333,6 @@ unsafe fn give_step<const STEP: u32>(
     state[0] = one(state[0], parted[0]);
 }
 
-/// The words that a row gave so far, at the end of its room.
-struct Given<'a> {
-    room: &'a mut [[u8; 2]; ROW_WORDS],
-    count: usize,
-}
-
 /// States above the limit give their lower halves away.
 ///
 /// # Safety
@@ -580,12 +573,6 @@ unsafe fn slot_of(slots: &[u32], place: __m256i) -> __m256i {
     // SAFETY: the caller's.
     let [a, b, c, d, e, f, g, h] = lanes(place).map(|at| unsafe { *slots.get_unchecked(at) } as i32);
     _mm256_setr_epi32(a, b, c, d, e, f, g, h)
-}
-
-/// The words of a row, and how many were taken.
-struct Ahead<'a> {
-    words: &'a [[u8; 2]; ROW_WORDS],
-    count: usize,
 }
 
 /// States that became small take a word each.

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 
 use super::Pair;
+use super::vector::{Ahead, BELOW, Given};
 use crate::codec::entropy::classes::{CONTEXTS, Counting};
 use crate::codec::entropy::rans::{Decoder, Encoder, LANES, LEAST, Put, RAW_STEP, ROW_WORDS};
 use crate::codec::entropy::symbol::SYMBOLS;
@@ -16,8 +17,6 @@ use crate::codec::residual::Numbers;
 const WIDE: usize = 16;
 /// Vectors of a row.
 const VECTORS: usize = LANES / WIDE;
-/// Bits of a symbol below its leading one.
-const BELOW: u32 = 2;
 const CONTEXT_SHIFT: u32 = SYMBOLS.ilog2();
 
 /// True if the machine has what these loops are compiled for.
@@ -258,12 +257,6 @@ unsafe fn give_step<const STEP: u32>(
     state[0] = one(state[0], parted[0]);
 }
 
-/// The words that a row gave so far, at the end of its room.
-struct Given<'a> {
-    room: &'a mut [[u8; 2]; ROW_WORDS],
-    count: usize,
-}
-
 /// States above the limit give their lower halves away.
 ///
 /// # Safety
@@ -431,12 +424,6 @@ unsafe fn take_step<const STEP: u32>(
         // SAFETY: the caller's.
         unsafe { take(rest, ahead) }
     });
-}
-
-/// The words of a row, and how many were taken.
-struct Ahead<'a> {
-    words: &'a [[u8; 2]; ROW_WORDS],
-    count: usize,
 }
 
 /// States that became small take a word each.

@@ -12,8 +12,10 @@ mod avx512;
 mod rows;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vector;
 
-use super::entropy::classes::{Counting, Ways};
+use super::entropy::classes::{Counting, Counts};
 use super::entropy::rans::{Decoder, Encoder};
 use super::residual::{Elements, Kind, Xor};
 
@@ -100,8 +102,8 @@ impl Kernel {
     }
 
     /// Adds how often each symbol occurs in each context.
-    pub(super) fn count(self, elements: Elements, pair: Pair<'_>, ways: &mut Ways) {
-        let mut counting = Counting::new(ways);
+    pub(super) fn count(self, elements: Elements, pair: Pair<'_>, counts: &mut Counts) {
+        let mut counting = Counting::new(counts);
         run!(self, elements, count(pair, &mut counting));
     }
 
