@@ -14,7 +14,9 @@ from __future__ import annotations
 import collections
 import ctypes
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -50,6 +52,8 @@ STORED = {
 _DTYPES = {stored: dtype for dtype, stored in STORED.items()}
 #: Types of which one number is a value in the tree, if it belongs to an optimizer.
 _COUNTED = (torch.float32, torch.float64, torch.int64, torch.int32)
+#: cudaHostRegisterPortable: memory that is pinned is so for all devices.
+_PORTABLE = 1
 #: What wrappers put in front of a parameter's name, or into it.
 WRAPPERS = ("module", "_orig_mod")
 
@@ -65,7 +69,7 @@ def encode(value: Any, encoder: Encoder, path: Path) -> Any:
     if isinstance(value, torch.Tensor):
         return _tensor_node(value, encoder, path)
     if isinstance(value, _Number):
-        return {"$": "torch.number", "dtype": _name(value.tensor.dtype), "value": value.tensor.item()}
+        return {"$": "torch.number", "dtype": _name(value.dtype), "value": value.value}
     if isinstance(value, torch.optim.Optimizer):
         names = parameter_names(value, encoder.notes["torch"])
         return _optimizer_node(encoder, value.state_dict(), names, path)
@@ -147,42 +151,55 @@ def _optimizer_node(encoder: Encoder, state: dict[str, Any], names: list[str] | 
     return {"$": "torch.optimizer", "names": names, "value": node}
 
 
+@dataclass(frozen=True)
 class _Number:
     """A tensor of one number that is to be a value in the tree."""
 
-    def __init__(self, tensor: torch.Tensor) -> None:
-        self.tensor = tensor
+    dtype: torch.dtype
+    value: float
 
 
 def _numbers(state: dict[Any, Any]) -> dict[Any, Any]:
     """The moments of each parameter, with the numbers among them marked: stored as tensors, each would be a chunk."""
-    shared = collections.Counter(
-        _identity(value)
+    single = [
+        value
         for moments in state.values()
         if type(moments) is dict
         for value in moments.values()
-        if _is_number(value)
-    )
-
-    def marked(value: Any) -> Any:
-        return _Number(value) if _is_number(value) and shared[_identity(value)] == 1 else value
-
+        if _may_be_number(value)
+    ]
+    shared = collections.Counter(map(_identity, single))
+    numbers = _read([value for value in single if shared[_identity(value)] == 1])
     return {
-        key: {name: marked(value) for name, value in moments.items()} if type(moments) is dict else moments
+        key: {name: numbers.get(id(value), value) for name, value in moments.items()}
+        if type(moments) is dict
+        else moments
         for key, moments in state.items()
     }
 
 
-def _is_number(value: Any) -> bool:
+def _may_be_number(value: Any) -> bool:
     return (
         type(value) is torch.Tensor
         and value.layout == torch.strided
-        and value.is_cpu
+        and value.device.type != "meta"
         and value.dim() == 0
         and value.dtype in _COUNTED
         and not value.requires_grad
-        and math.isfinite(value.item())
     )
+
+
+def _read(tensors: Iterable[torch.Tensor]) -> dict[int, _Number]:
+    """The numbers by the identity of their tensors, unless they are no numbers. One copy from each device."""
+    alike = collections.defaultdict(list)
+    for tensor in tensors:
+        alike[tensor.device, tensor.dtype].append(tensor)
+    return {
+        id(tensor): _Number(tensor.dtype, value)
+        for group in alike.values()
+        for tensor, value in zip(group, torch.stack(group).tolist(), strict=True)
+        if math.isfinite(value)
+    }
 
 
 def _tensor_node(tensor: torch.Tensor, encoder: Encoder, path: Path) -> Any:
@@ -206,12 +223,37 @@ def _tensor_node(tensor: torch.Tensor, encoder: Encoder, path: Path) -> Any:
         leaf.source = b""
     else:
         leaf.fill = lambda into: _fill(plain, into)
+        leaf.device = _Cuda(plain.device.index) if plain.is_cuda else None
     return encoder.tensor(leaf, path, node)
 
 
 def _fill(tensor: torch.Tensor, into: memoryview) -> None:
-    # One copy, whatever the strides and the device; from a device it waits until the bytes are here.
-    torch.frombuffer(into, dtype=tensor.dtype).view(tensor.shape).copy_(tensor)
+    # One copy, whatever the strides and the device. CUDA devices are waited for later, all others here.
+    torch.frombuffer(into, dtype=tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=tensor.is_cuda)
+
+
+@dataclass(frozen=True)
+class _Cuda:
+    """A CUDA device, or one of those that torch calls so. What it is asked for, it does on its current stream."""
+
+    index: int
+
+    def pin(self, memory: Any) -> Callable[[], None]:
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+        address, nbytes = whole.data_ptr(), whole.numel()
+        runtime: Any = torch.cuda.cudart()
+        with torch.cuda.device(self.index):
+            error = runtime.cudaHostRegister(address, nbytes, _PORTABLE)
+        if error != runtime.cudaError.success:
+            why = runtime.cudaGetErrorString(error)
+            warnings.warn(
+                f"copies from CUDA devices take longer: {nbytes:,} bytes cannot be pinned: {why}", stacklevel=2
+            )
+            return lambda: None
+        return lambda: runtime.cudaHostUnregister(address)
+
+    def settle(self) -> None:
+        torch.cuda.current_stream(self.index).synchronize()
 
 
 def _identity(tensor: torch.Tensor) -> object:
@@ -437,19 +479,29 @@ def _into_optimizer(optimizer: Any, node: Any, path: Path, plan: Plan) -> None:
     pairs, bridged = bridge(names, stored_names)
     plan.bridged |= {f"{dotted(path)}: {prefix}" for prefix in bridged}
     by_number = {number: item for number, item in items(dict(items(node) or [])["state"]) or []}
+    counted_there = {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group.get("capturable") or group.get("fused")
+        for parameter in group["params"]
+    }
     for name, parameter in zip(names, parameters, strict=True):
         number = stored_names.index(pairs[name]) if name in pairs else None
         if number is None or number not in by_number:
             optimizer.state.pop(parameter, None)
             plan.fresh.append(dotted((*path, name)))
             continue
-        _into_parameter(optimizer, parameter, by_number[number], (*path, "state", name), plan)
+        counts_on = parameter.device if id(parameter) in counted_there else None
+        _into_parameter(optimizer, parameter, by_number[number], counts_on, (*path, "state", name), plan)
     plan.unexpected += [dotted((*path, name)) for name in stored_names if name not in set(pairs.values())]
     _into_groups(optimizer, node, names, pairs, plan)
 
 
-def _into_parameter(optimizer: Any, parameter: torch.Tensor, node: Any, path: Path, plan: Plan) -> None:
-    """The moments of one parameter: into the memory that is there, or, where there is none of that type, into new."""
+def _into_parameter(optimizer: Any, parameter: torch.Tensor, node: Any, counts_on: Any, path: Path, plan: Plan) -> None:
+    """The moments of one parameter: into the memory that is there, or, where there is none of that type, into new.
+
+    Its step stays on the CPU unless the optimizer counts elsewhere.
+    """
     state = optimizer.state[parameter]
     entries = items(node) or []
     for key in [key for key in state if key not in {name for name, _ in entries}]:
@@ -468,7 +520,7 @@ def _into_parameter(optimizer: Any, parameter: torch.Tensor, node: Any, path: Pa
             _into_tensor(there, value, (*path, str(key)), plan)
         else:
             # torch's own loading would cast to the parameter's type; the type that was saved stays.
-            plan.value(value, _history(state, key, None if key == "step" else parameter.device))
+            plan.value(value, _history(state, key, counts_on if key == "step" else parameter.device))
 
 
 def _history(state: dict[str, Any], key: str, device: Any) -> Callable[[Any], None]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ._native import gather
-from .tree import Leaf
+from .tree import Device, Leaf
 
 #: Component, name, type, shape, number of the buffer, place in it, length.
 Part = tuple[str, str, str, tuple[int, ...], int, int, int]
@@ -22,30 +22,41 @@ class Staging:
 
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
+        self._unpin: Callable[[], None] | None = None
+
+    def __del__(self) -> None:
+        self.release()
 
     def copy(self, leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any]]:
         """Copies all tensors, and says where they are. Tied ones are copied once."""
         parts, places, nbytes = layout(leaves)
-        memory = memoryview(self._reserve(nbytes))
+        devices = list(dict.fromkeys(leaf.device for leaf in leaves if leaf.device is not None))
+        memory = memoryview(self._reserve(nbytes, devices))
         plain, seen = [], set()
-        for leaf, place in zip(leaves, places, strict=True):
-            if place in seen or not leaf.nbytes:
-                continue
-            seen.add(place)
-            if leaf.fill is None:
-                plain.append((place, leaf.source))
-            else:
-                leaf.fill(memory[place : place + leaf.nbytes])
-        gather(memory, plain)
+        try:
+            for leaf, place in zip(leaves, places, strict=True):
+                if place in seen or not leaf.nbytes:
+                    continue
+                seen.add(place)
+                if leaf.fill is None:
+                    plain.append((place, leaf.source))
+                else:
+                    leaf.fill(memory[place : place + leaf.nbytes])
+            gather(memory, plain)  # while the devices copy
+        finally:
+            for device in devices:
+                device.settle()
         return parts, [memory]
 
     def release(self) -> None:
         """Gives the memory back."""
-        self._memory = None
+        if self._unpin is not None:
+            self._unpin()
+        self._unpin = self._memory = None
 
-    def _reserve(self, nbytes: int) -> mmap.mmap:
+    def _reserve(self, nbytes: int, devices: Sequence[Device]) -> mmap.mmap:
         if self._memory is None or len(self._memory) < nbytes:
-            self._memory = None
+            self.release()
             length = max(1, -(-nbytes // UNIT)) * UNIT
             self._memory = mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
             if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -53,6 +64,8 @@ class Staging:
                     self._memory.madvise(mmap.MADV_HUGEPAGE)
                 except OSError:
                     pass  # a wish
+        if devices and self._unpin is None:
+            self._unpin = devices[0].pin(self._memory)
         return self._memory
 
 
@@ -100,4 +113,6 @@ def _filled(leaf: Leaf) -> bytearray:
     assert leaf.fill is not None
     if leaf.nbytes:
         leaf.fill(memoryview(memory))
+    if leaf.device is not None:
+        leaf.device.settle()
     return memory

@@ -37,12 +37,22 @@ OTHER = "state"
 Path = tuple[str, ...]
 
 
+class Device(Protocol):
+    """What copies by itself, while the caller goes on. Equal ones are the same."""
+
+    def pin(self, memory: Any) -> Callable[[], None]:
+        """Lets it, and others of its kind, write to memory without help. Returns what ends that."""
+
+    def settle(self) -> None:
+        """Waits until all that was asked of it is copied."""
+
+
 @dataclass
 class Leaf:
     """A tensor that was found in a tree.
 
     Exactly one of `source` and `fill` says where its bytes come from: memory without gaps, or a function that writes
-    them into memory that it is given.
+    them into memory that it is given. If it has a `device`, they are there once that has settled.
     """
 
     dtype: str
@@ -52,6 +62,7 @@ class Leaf:
     #: What keeps that memory alive.
     owner: Any = None
     fill: Callable[[memoryview], None] | None = None
+    device: Device | None = None
     #: Tensors with an equal identity are the same memory seen in the same way.
     identity: object = None
     component: str = ""
