@@ -257,11 +257,10 @@ class _Cuda:
 
 
 def _identity(tensor: torch.Tensor) -> object:
-    storage = tensor.untyped_storage().data_ptr()
-    if storage == 0 or tensor.numel() == 0:
+    place = tensor.data_ptr()
+    if place == 0 or tensor.numel() == 0:
         return None
-    place = (str(tensor.device), storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
-    return (*place, tensor.dtype, tensor.is_conj(), tensor.is_neg())
+    return tensor.device, place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
 def _check(tensor: torch.Tensor, path: Path) -> None:

@@ -144,6 +144,7 @@ class Encoder:
         self.notes: dict[str, Any] = {}
         self._names: set[str] = set()
         self._depth = 0
+        self._frameworks = tuple(adapters())
 
     def encode(self, value: Any, path: Path = ()) -> Any:
         self._depth += 1
@@ -153,7 +154,7 @@ class Encoder:
             plain = _ENCODERS.get(type(value))
             if plain is not None:
                 return plain(self, value, path)
-            for framework in adapters():
+            for framework in self._frameworks:
                 encoded = framework.encode(value, self, path)
                 if encoded is not NotImplemented:
                     return encoded
