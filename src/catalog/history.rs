@@ -273,8 +273,9 @@ impl Catalog {
 
     /// The newest checkpoint of a run with this step that is not forgotten; a superseded one only if there is no other.
     pub fn checkpoint_at(&self, run: &RunRow, step: u64) -> Result<Option<CheckpointRow>> {
+        // Each status by itself: of a range, the index would be read from end to end.
         self.one(
-            "c.run = ? AND c.status < 2 AND c.step = ? ORDER BY c.status, c.slot DESC LIMIT 1",
+            "c.run = ? AND c.status IN (0, 1) AND c.step = ? ORDER BY c.status, c.slot DESC LIMIT 1",
             params![run.id, step],
         )
     }

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_negative_zero.sql"),
     include_str!("../../migrations/0003_damage.sql"),
     include_str!("../../migrations/0004_saves.sql"),
+    include_str!("../../migrations/0005_lookup_segments.sql"),
 ];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {

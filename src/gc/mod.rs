@@ -63,7 +63,8 @@ pub struct GcOptions {
 /// What a collection did, or would do.
 #[derive(Clone, Debug, Default)]
 pub struct GcReport {
-    /// For every checkpoint that was looked at: what keeps it, or that nothing does.
+    /// For every checkpoint that was looked at: what keeps it, or that nothing does. A run without a policy is looked at
+    /// only for a dry run.
     pub checkpoints: Vec<GcVerdict>,
     /// Packs that are gone.
     pub packs_deleted: u64,
@@ -246,8 +247,9 @@ impl Store {
         };
         let pinned: BTreeSet<u64> = self.catalog().leases()?.into_iter().map(|lease| lease.slot).collect();
         let mut verdicts = Vec::new();
-        for run in runs {
-            verdicts.extend(self.verdicts_of(&run, &pinned)?);
+        // Without a policy nothing goes: a long history need not be read to find that out.
+        for run in runs.iter().filter(|run| options.dry_run || !run.policy.is_empty()) {
+            verdicts.extend(self.verdicts_of(run, &pinned)?);
         }
         self.count_bytes(&mut verdicts)?;
         Ok(verdicts)
