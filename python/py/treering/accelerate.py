@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import accelerate
 
-from . import pointer, rng
+from . import frameworks, pointer, rng
 from .checkpoint import Checkpoint
 from .errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
 from .pointer import Pointer
@@ -62,7 +62,7 @@ class Accelerator(accelerate.Accelerator):  # type: ignore[misc]
             raise InvalidError("plain='best'", "an Accelerator does not know what is best: it is none or last")
         if str(self.distributed_type).rpartition(".")[2] in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
             raise UnsupportedError(f"the states of {self.distributed_type} are sharded", "train with DDP")
-        self.treering_store = store if isinstance(store, Store) else Store(store)
+        self.treering_store = frameworks.opened(store)
         self.treering_run: Run = self.treering_store.run(run, **(run_options or {}))
         self._plain = plain
 
@@ -95,7 +95,7 @@ class Accelerator(accelerate.Accelerator):  # type: ignore[misc]
         step = _step(folder) if step is None else step
         weights: dict[str, Any] = self._models_as_saved(folder)
         state = weights | {
-            **_numbered("optimizer", [_bare(optimizer) for optimizer in self._optimizers]),
+            **_numbered("optimizer", [frameworks.bare(optimizer) for optimizer in self._optimizers]),
             **_numbered("scheduler", [scheduler.state_dict() for scheduler in self._schedulers]),
             **_numbered("custom", [each.state_dict() for each in self._custom_objects]),
             **_numbered("loader", [each.state_dict() for each in self._stateful_loaders()]),
@@ -145,7 +145,7 @@ class Accelerator(accelerate.Accelerator):  # type: ignore[misc]
                 f"{checkpoint.address} has {saved} custom objects, and {there}", "register the same ones"
             )
         targets = _numbered("model", [self.unwrap_model(model) for model in models])
-        targets |= _numbered("optimizer", [_bare(optimizer) for optimizer in self._optimizers])
+        targets |= _numbered("optimizer", [frameworks.bare(optimizer) for optimizer in self._optimizers])
         targets |= _numbered("scheduler", list(self._schedulers))
         targets |= _numbered("custom", custom)
         targets |= _numbered("loader", self._stateful_loaders())
@@ -196,11 +196,7 @@ class Accelerator(accelerate.Accelerator):  # type: ignore[misc]
         finally:
             configuration.total_limit = limit
         if self.is_main_process:
-            for other in folder.parent.iterdir():
-                if other != folder and pointer.read(other) is not None:
-                    for path in other.iterdir():
-                        if HEAVY.fullmatch(path.name):
-                            path.unlink()
+            frameworks.strip(folder.parent.iterdir(), folder, HEAVY)
 
     def _make_room(self, newest: pathlib.Path) -> None:
         """Removes the oldest folders above the limit, once there is a newer one."""
@@ -213,11 +209,6 @@ class Accelerator(accelerate.Accelerator):  # type: ignore[misc]
 
 def _numbered(name: str, each: list[Any]) -> dict[str, Any]:
     return {name if number == 0 else f"{name}_{number}": value for number, value in enumerate(each)}
-
-
-def _bare(optimizer: Any) -> Any:
-    """The optimizer in its wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def _step(folder: pathlib.Path) -> int:

@@ -14,15 +14,13 @@ import json
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import transformers
 
-from . import pointer, rng
+from . import frameworks, pointer, rng
 from .checkpoint import Checkpoint
 from .errors import InvalidError, NotFoundError, RunExists, UnsupportedError
 from .importing import metrics_of
@@ -68,7 +66,7 @@ class TrainerMixin:
     ) -> None:
         super().__init__(*args, **kwargs)
         arguments: Any = self.args  # type: ignore[attr-defined]
-        self.treering_store = store if isinstance(store, Store) else Store(store)
+        self.treering_store = frameworks.opened(store)
         self.treering_run: Run | None = None
         self._run_name = run or pathlib.Path(arguments.output_dir).absolute().name
         self._run_options = {"thin": thin, **(run_options or {})}
@@ -108,7 +106,8 @@ class TrainerMixin:
         if isinstance(asked, str):
             return asked
         folder = pathlib.Path(trainer.args.output_dir)
-        step = _newest_complete(run)
+        complete = run.latest(complete=True)
+        step = complete.step if complete is not None else None
         other = _newest_without_pointer(folder)
         if step is None or (other is not None and other > step):
             if other is None:
@@ -144,7 +143,7 @@ class TrainerMixin:
         if trainer.args.should_save:
             Pointer(self.treering_store.path, run.name, step).write(folder, component="model")
             if self._is_plain:
-                _strip(folder)
+                frameworks.strip(folder.parent.glob("checkpoint-*"), folder, HEAVY)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         trainer: Any = self
@@ -170,7 +169,7 @@ class TrainerMixin:
         if self._parts is None or self._is_plain:
             super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
         if self._parts is not None:
-            self._parts["optimizer"] = _bare(trainer.optimizer)
+            self._parts["optimizer"] = frameworks.bare(trainer.optimizer)
             self._parts["scheduler"] = trainer.lr_scheduler.state_dict()
 
     def _save_scaler(self, output_dir: str) -> None:
@@ -223,7 +222,7 @@ class TrainerMixin:
         if found is None:
             super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         elif "optimizer" in found.state:  # not after save_only_model
-            found.load_into({"optimizer": _bare(trainer.optimizer)})
+            found.load_into({"optimizer": frameworks.bare(trainer.optimizer)})
             trainer.lr_scheduler.load_state_dict(found.load("scheduler"))
 
     def _load_scaler(self, checkpoint: str | None) -> None:
@@ -304,11 +303,6 @@ def _keep_of(arguments: Any) -> list[Keep] | None:
     return keep
 
 
-def _newest_complete(run: Run) -> int | None:
-    steps = [row["step"] for row in run.history() if not row["dropped"]]
-    return steps[-1] if steps else None
-
-
 def _newest_without_pointer(folder: pathlib.Path) -> int | None:
     found = [int(path.name[11:]) for path in folder.glob("checkpoint-*") if path.name[11:].isdigit() and path.is_dir()]
     return max((step for step in found if pointer.read(folder / f"checkpoint-{step}") is None), default=None)
@@ -338,18 +332,3 @@ def _write_files(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
         for name, content in checkpoint.load("files").items():
             if pathlib.PurePath(name).name == name:
                 (folder / name).write_bytes(content.tobytes())
-
-
-def _strip(newest: pathlib.Path) -> None:
-    """Takes the real files out of all other folders that have a pointer."""
-    for folder in newest.parent.glob("checkpoint-*"):
-        if folder != newest and pointer.read(folder) is not None:
-            for path in folder.iterdir():
-                if HEAVY.fullmatch(path.name):
-                    path.unlink() if path.is_file() else shutil.rmtree(path)
-
-
-def _bare(optimizer: Any) -> torch.optim.Optimizer:
-    """The optimizer in its wrapper of accelerate."""
-    found: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
-    return found

@@ -23,6 +23,7 @@ from typing import Any
 
 from . import _native
 from .errors import ExistsError, InvalidError, NotFoundError, TreeringError, UnsupportedError
+from .frameworks import metric
 from .staging import in_place
 from .store import Store
 from .tree import Leaf, encode
@@ -117,7 +118,7 @@ def _file(path: pathlib.Path) -> Found:
     if not is_named:
         loaded = {"value": loaded}
     step = next((int(loaded[key]) for key in STEPS if _is_count(loaded.get(key))), None)
-    metrics = {_metric(name): value for name, value in loaded.items() if type(value) is float}
+    metrics = {metric(name): value for name, value in loaded.items() if type(value) is float}
     torch = sys.modules["torch"]
     if is_named and all(isinstance(value, torch.Tensor) for value in loaded.values()):
         loaded = {"model": loaded}  # the weights alone
@@ -159,13 +160,8 @@ def metrics_of(trainer_state: dict[str, Any]) -> dict[str, float]:
         if entry.get("step") == trainer_state["global_step"]:
             for name, value in entry.items():
                 if isinstance(value, int | float) and name != "step" and not name.endswith(_TIMES):
-                    found[_metric(name)] = float(value)
+                    found[metric(name)] = float(value)
     return found
-
-
-def _metric(name: str) -> str:
-    """A name without the characters of addresses and comparisons."""
-    return re.sub(r"[:@<>=!\s]", "_", name)
 
 
 def _load(path: pathlib.Path) -> Any:

@@ -11,14 +11,13 @@ again has others: then variables go by their order, and their shapes and types m
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from . import rng
+from . import frameworks, rng
 from .checkpoint import Checkpoint as _Checkpoint
 from .errors import InvalidError, MismatchError
 from .policy import Keep
@@ -58,7 +57,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         super().__init__()
         if save_freq != "epoch" and not (type(save_freq) is int and save_freq > 0):
             raise InvalidError(f"save_freq={save_freq!r}", "it is 'epoch', or a number of batches")
-        self.store = store if isinstance(store, Store) else Store(store)
+        self.store = frameworks.opened(store)
         self._name = run
         self._save_freq = save_freq
         self._options = {"keep": keep, "thin": thin, **(run_options or {})}
@@ -71,7 +70,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
         # A training that was interrupted may have left one behind, with a save under way.
         close_open(self.store.path, self._name)
         self._run = run = self.store.run(self._name, **self._options)
-        latest = next((run[row["step"]] for row in reversed(run.history()) if not row["dropped"]), None)
+        latest = run.latest(complete=True)
         if latest is None:
             return
         if self._saved is not None:  # another fit of the same training
@@ -115,8 +114,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             "keras": {"epoch": epoch},
             "rng": rng.of_all_ranks(),
         }
-        metrics = {re.sub(r"[:@<>=!\s]", "_", name): float(value) for name, value in (logs or {}).items()}
-        self._run.save(step, state, metrics=metrics)
+        self._run.save(step, state, metrics=frameworks.metrics(logs or {}))
         self._saved = step
 
 
@@ -148,10 +146,10 @@ def _values(variables: Sequence[Any]) -> dict[str, Any]:
 
 def _names(variables: Sequence[Any]) -> list[str]:
     """The path of each variable, with a number where two have the same."""
-    names: list[str] = []
-    for variable in variables:
-        names.append(variable.path if variable.path not in names else f"{variable.path}~{len(names)}")
-    return names
+    names: dict[str, None] = {}
+    for number, variable in enumerate(variables):
+        names[variable.path if variable.path not in names else f"{variable.path}~{number}"] = None
+    return list(names)
 
 
 def _pairs(part: str, saved: dict[str, Any], variables: list[Any]) -> list[tuple[Any, Any]]:

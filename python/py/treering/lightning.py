@@ -27,7 +27,7 @@ import torch
 from lightning.fabric.plugins import CheckpointIO as _CheckpointIO
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from . import pointer, rng
+from . import frameworks, pointer, rng
 from .checkpoint import Checkpoint
 from .errors import InvalidError, NotFoundError, UnsupportedError
 from .pointer import Pointer
@@ -71,7 +71,7 @@ class CheckpointIO(_CheckpointIO):  # type: ignore[misc]
         plain: Literal["none", "last", "best"] = "none",
         run_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.store = store if isinstance(store, Store) else Store(store)
+        self.store = frameworks.opened(store)
         self._name = run
         self._keep = keep
         self._options = {"keep": keep, "thin": thin, **(run_options or {})}
@@ -232,7 +232,7 @@ class Callback(pl.Callback):  # type: ignore[misc]
         self._states: dict[str, Any] | None = None
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        metrics = {re.sub(r"[:@<>=!\s]", "_", name): float(value) for name, value in trainer.callback_metrics.items()}
+        metrics = frameworks.metrics(trainer.callback_metrics)
         checkpoint[KEY] = {"metrics": metrics, "rng": rng.of_all_ranks(arrays=False)}
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

@@ -124,17 +124,28 @@ class Ranks:
         return self.is_said(f"{self._topic}/asked") and bool(self._store.delete_key(f"{self._topic}/asked"))
 
 
+def group() -> Any:
+    """torch.distributed, if this process has joined a group of it; else `None`."""
+    distributed = sys.modules.get("torch.distributed")
+    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return distributed if joined else None
+
+
+def rank() -> int:
+    """The number of this process in its group; 0 if it has none."""
+    distributed = group()
+    return 0 if distributed is None else int(distributed.get_rank())
+
+
 def ranks(name: str) -> Ranks | None:
     """The ranks of this training, for the next run of this name; `None` if this is its only process."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+    distributed = group()
+    if distributed is None or distributed.get_world_size() == 1:
         return None
-    rank, size = int(distributed.get_rank()), int(distributed.get_world_size())
-    if size == 1:
-        return None
+    size = int(distributed.get_world_size())
     _begun[name] += 1
     store = distributed.distributed_c10d._get_default_store()
-    return Ranks(rank, size, store, f"treering/{name}/{_begun[name]}")
+    return Ranks(rank(), size, store, f"treering/{name}/{_begun[name]}")
 
 
 def _error(said: dict[str, Any]) -> TreeringError:

@@ -7,6 +7,8 @@ import sys
 import warnings
 from typing import Any
 
+from .ranks import group, rank
+
 
 def rng_state() -> dict[str, Any]:
     """The states of all random sources of this process, to be saved with a checkpoint.
@@ -53,8 +55,8 @@ def of_all_ranks(*, arrays: bool = True) -> dict[str, Any]:
     own = rng_state()
     if not arrays and "numpy" in own:
         own["numpy"]["state"]["key"] = own["numpy"]["state"]["key"].tolist()
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+    distributed = group()
+    if distributed is None:
         return {"0": own}
     found: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(found, own)
@@ -63,8 +65,6 @@ def of_all_ranks(*, arrays: bool = True) -> dict[str, Any]:
 
 def set_own(states: dict[str, Any]) -> None:
     """Sets the states of this rank, if they were saved: there may be more ranks now."""
-    distributed = sys.modules.get("torch.distributed")
-    joined = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    state = states.get(str(distributed.get_rank() if joined and distributed is not None else 0))
+    state = states.get(str(rank()))
     if state is not None:
         set_rng_state(state)

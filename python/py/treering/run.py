@@ -42,7 +42,7 @@ from .errors import (
 from .history import History
 from .loading import LoadReport
 from .policy import Best, Keep, duration, rules
-from .ranks import Ranks
+from .ranks import Ranks, rank
 from .staging import Part, Staging, in_place, size
 from .tree import Leaf, encode
 
@@ -448,9 +448,9 @@ class Run:
 
     # -- reading
 
-    def latest(self) -> Checkpoint | None:
-        """The newest step; `None` if there is none."""
-        return self._maybe(f"{self.name}@latest")
+    def latest(self, *, complete: bool = False) -> Checkpoint | None:
+        """The newest step, or the newest from which no policy took a component; `None` if there is none."""
+        return self._maybe(f"{self.name}@latest" + (":complete" if complete else ""))
 
     def best(self, metric: str, mode: Literal["min", "max"] | None = None) -> Checkpoint | None:
         """The best step by a metric; `None` if no step has it. `mode` is known if a rule or an earlier call said it."""
@@ -577,8 +577,8 @@ class Run:
     def _check_begun(self, step: int) -> None:
         if type(step) is not int or not 0 <= step < 2**63:
             raise InvalidError(f"step {step!r}", "it is a whole number")
-        if self._ranks is None and _rank():
-            raise UnsupportedError(f"a save on rank {_rank()}", "begin the run after the process group")
+        if self._ranks is None and rank():
+            raise UnsupportedError(f"a save on rank {rank()}", "begin the run after the process group")
         if not self._is_ours and self._job is None:
             row = self.store._reader().run(self.name)
             if row is not None and row["latest"] is not None:
@@ -750,7 +750,7 @@ class Run:
         try:
             return Checkpoint(native, address, self._was_loaded)
         except NotFoundError:
-            if "@best:" in address:
+            if not address.endswith("@latest"):
                 return None
             raise
 
@@ -811,13 +811,6 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _how_it_began(handle: SaveHandle) -> dict[str, Any]:
     """What other ranks are told when a save returns."""
     return {"blocked": handle.blocked_seconds, "waited": handle.waited_seconds, "skipped": handle.skipped}
-
-
-def _rank() -> int:
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return 0
-    return int(distributed.get_rank())
 
 
 def _local_world_size() -> int:
