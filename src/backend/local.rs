@@ -175,15 +175,10 @@ impl LocalBackend {
         }
     }
 
-    /// Every pack, in the order of their names. A foreign file is left alone.
-    fn all_packs(&self) -> Result<Vec<(PackId, crate::disk::Name)>> {
-        let mut packs = Vec::new();
-        for folder in self.list(keys::PACKS)?.into_iter().filter(|name| name.folder) {
-            let inside = self.list(&format!("{}/{}", keys::PACKS, folder.name))?;
-            packs.extend(inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name))));
-        }
-        packs.sort_unstable_by_key(|(pack, _)| *pack);
-        Ok(packs)
+    /// The packs in a folder. A foreign file is left alone.
+    fn packs_below(&self, folder: &str) -> Result<Vec<(PackId, crate::disk::Name)>> {
+        let inside = self.list(&format!("{}/{folder}", keys::PACKS))?;
+        Ok(inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name))).collect())
     }
 
     fn remove_staging(&self, folder: &Path) -> Result<()> {
@@ -272,12 +267,21 @@ impl Backend for LocalBackend {
     }
 
     fn packs(&self) -> Result<Vec<(PackId, u64)>> {
-        Ok(self.all_packs()?.into_iter().map(|(pack, name)| (pack, name.bytes)).collect())
+        let mut packs = Vec::new();
+        for (folder, _) in self.pack_folders()? {
+            packs.extend(self.packs_below(&folder)?.into_iter().map(|(pack, name)| (pack, name.bytes)));
+        }
+        packs.sort_unstable_by_key(|(pack, _)| *pack);
+        Ok(packs)
     }
 
-    fn packs_before(&self, before: Time) -> Result<Vec<PackId>> {
-        let old = self.all_packs()?.into_iter().filter(|(_, name)| name.modified < before);
-        Ok(old.map(|(pack, _)| pack).collect())
+    fn pack_folders(&self) -> Result<Vec<(String, Time)>> {
+        let folders = self.list(keys::PACKS)?.into_iter().filter(|name| name.folder);
+        Ok(folders.map(|folder| (folder.name, folder.modified)).collect())
+    }
+
+    fn packs_in(&self, folder: &str) -> Result<Vec<(PackId, Time)>> {
+        Ok(self.packs_below(folder)?.into_iter().map(|(pack, name)| (pack, name.modified)).collect())
     }
 
     fn delete_pack(&self, pack: PackId) -> Result<()> {

@@ -39,8 +39,11 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn log_bytes(&self) -> Result<u64>;
     /// All packs that lie here, with their lengths.
     fn packs(&self) -> Result<Vec<(PackId, u64)>>;
-    /// Those that lie there since before that time, by the clock of the place.
-    fn packs_before(&self, before: Time) -> Result<Vec<PackId>>;
+    /// The folders in which packs lie, and when a name came into each, or went, for the last time, by the clock of the
+    /// place: 0 where that is not known.
+    fn pack_folders(&self) -> Result<Vec<(String, Time)>>;
+    /// The packs in one of these folders, and since when each lies there.
+    fn packs_in(&self, folder: &str) -> Result<Vec<(PackId, Time)>>;
     /// Removes a pack; an absent one is a success. Only collection calls this.
     fn delete_pack(&self, pack: PackId) -> Result<()>;
     /// Makes deletions durable, and gives their space back.

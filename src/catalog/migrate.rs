@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_damage.sql"),
     include_str!("../../migrations/0004_saves.sql"),
     include_str!("../../migrations/0005_lookup_segments.sql"),
+    include_str!("../../migrations/0006_settled_folders.sql"),
 ];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {

@@ -6,6 +6,7 @@ use rusqlite::{OptionalExtension, Row, params};
 
 use super::fold::PackRef;
 use super::{Catalog, broken, seal};
+use crate::env::Time;
 use crate::error::Result;
 use crate::id::{ChunkId, Hash, PackId, SaveId};
 use crate::wire::{Reader, Write};
@@ -157,6 +158,25 @@ impl Catalog {
     /// True if the log has packs of this save.
     pub fn has_packs_of(&self, save: SaveId) -> Result<bool> {
         Ok(self.db.prepare_cached("SELECT 1 FROM packs WHERE save = ?")?.exists([save.0])?)
+    }
+
+    /// The log has named this pack.
+    pub fn knows(&self, pack: PackId) -> Result<bool> {
+        let sql = "SELECT 1 FROM packs WHERE save = ? AND number = ?";
+        Ok(self.db.prepare_cached(sql)?.exists(params![pack.save.0, pack.index])?)
+    }
+
+    /// All packs in this folder were known, and no name has come into it since.
+    pub fn is_settled(&self, folder: &str, modified: Time) -> Result<bool> {
+        let sql = "SELECT 1 FROM settled_folders WHERE folder = ? AND modified = ?";
+        Ok(self.db.prepare_cached(sql)?.exists(params![folder, modified.0])?)
+    }
+
+    /// Notes that all packs in a folder are known, which changed last at that time.
+    pub fn set_settled(&self, folder: &str, modified: Time) -> Result<()> {
+        let sql = "INSERT OR REPLACE INTO settled_folders VALUES (?, ?)";
+        self.db.prepare_cached(sql)?.execute(params![folder, modified.0])?;
+        Ok(())
     }
 
     /// A pack's footer, if it was kept here. Its hash is for the reader to check.

@@ -54,7 +54,7 @@ pub struct Name {
     pub folder: bool,
     /// The file's length.
     pub bytes: u64,
-    /// When its content last changed, by the file system's clock.
+    /// When its content last changed, by the file system's clock; 0 if that is not known.
     pub modified: Time,
 }
 

@@ -94,7 +94,7 @@ impl Disk for RealDisk {
                     name: entry.file_name().to_string_lossy().into_owned(),
                     folder: meta.is_dir(),
                     bytes: meta.len(),
-                    modified: Time(meta.mtime().saturating_mul(1_000_000_000)),
+                    modified: Time(meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec())),
                 }),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(e),

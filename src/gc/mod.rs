@@ -38,6 +38,8 @@ const PER_ENTRY: usize = 8192;
 /// Temporary files of entries that are older than this belong to nobody.
 const STALE_SECS: u64 = 3600;
 
+/// A folder that changed so recently might change again within the same tick of its clock.
+const SETTLED_SECS: u64 = 3;
 /// Packs that the log does not know and whose save has left nothing else are let lie for so long. Somebody who deleted
 /// the newest entry by hand, and notices, can still have it made again from them.
 const ORPHAN_SECS: u64 = 24 * 3600;
@@ -193,20 +195,32 @@ impl Store {
             // What another machine has just made may not be seen here yet.
             return Ok(orphans);
         }
-        let before = Time(self.env().now().0.saturating_sub(ORPHAN_SECS as i64 * 1_000_000_000));
-        let lying = self.backend().packs_before(before)?;
-        self.refresh()?;
-        let catalog = self.catalog();
-        if catalog.has_voids()? {
-            // An entry that was lost may have named them, and nobody could tell.
-            return Ok(orphans);
-        }
-        for pack in lying {
-            if catalog.pack(pack)?.is_none() {
+        let ago = |secs: u64| Time(self.env().now().0.saturating_sub(secs as i64 * 1_000_000_000));
+        for (folder, modified) in self.backend().pack_folders()? {
+            if self.catalog().is_settled(&folder, modified)? {
+                continue;
+            }
+            let lying = self.backend().packs_in(&folder)?;
+            // What was committed before it was seen here is known now.
+            self.refresh()?;
+            let catalog = self.catalog();
+            if catalog.has_voids()? {
+                // An entry that was lost may have named them, and nobody could tell.
+                return Ok(BTreeMap::new());
+            }
+            let mut unknown = Vec::new();
+            for (pack, since) in lying {
+                if !catalog.knows(pack)? {
+                    unknown.push((pack, since));
+                }
+            }
+            if unknown.is_empty() && modified != Time(0) && modified < ago(SETTLED_SECS) {
+                catalog.set_settled(&folder, modified)?;
+            }
+            for (pack, _) in unknown.into_iter().filter(|(_, since)| *since < ago(ORPHAN_SECS)) {
                 orphans.entry(pack.save).or_default().push(pack);
             }
         }
-        drop(catalog);
         let mut dead = BTreeMap::new();
         for (save, mut packs) in orphans {
             // What came here from another store is not ours to delete.

@@ -225,3 +225,17 @@ fn a_store_that_cannot_be_written_can_be_read() {
     place.assert_restores("r@5", &place.path("9.safetensors"));
     set(0o755);
 }
+
+/// A command would wait for the syncs that bring the journal into the file: it is left to a later one, until it is long.
+#[test]
+fn a_store_that_is_closed_leaves_the_journal_of_its_catalog() {
+    let place = Place::new();
+    place.save("r", 1, &place.file("a.safetensors", &[floats("a", 10, 1)]));
+    let root = place.store.root().to_path_buf();
+    let Place { folder, store } = place;
+    drop(store);
+    assert!(std::fs::metadata(root.join("catalog.sqlite-wal")).unwrap().len() > 0);
+    let again = Store::open(&root, treering::store::Options::default()).unwrap();
+    assert_eq!(again.log(&Filter::default()).unwrap().len(), 1);
+    drop(folder);
+}

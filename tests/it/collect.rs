@@ -1,13 +1,19 @@
 //! Collection frees what nobody needs, and nothing else.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use treering::Store;
 use treering::catalog::Filter;
+use treering::disk::RealDisk;
 use treering::gc::{GcOptions, GcReport};
 use treering::id::{PackId, SaveId};
 use treering::save::{Inputs, SaveOptions};
+use treering::store::Options;
 
-use crate::helpers::{Place, Tensor, at, floats, metrics, options};
+use crate::faulty::{Act, FaultyDisk, Say};
+use crate::helpers::{Place, Tensor, a_day_later, at, floats, metrics, options};
 
 /// A large frozen part, and a small one that changes.
 fn lora(place: &Place, seed: u64) -> PathBuf {
@@ -293,4 +299,50 @@ fn everything_kept_is_there_after_each_of_many_collections() {
     }
     let kept: Vec<u64> = place.store.log(&Filter::default()).unwrap().iter().map(|row| row.step).collect();
     assert!([0, 4, 8, 10, 11].iter().all(|step| kept.contains(step)) && kept.len() <= 6, "{kept:?}");
+}
+
+#[test]
+fn folders_at_rest_are_not_looked_into_and_a_pack_that_comes_into_one_is_found() {
+    let place = Place::new();
+    (1..=5).for_each(|step| drop(place.save("r", step, &dense(&place, step))));
+    // Another store of the same name goes on, and its pack comes here: as if a power loss had taken all else of a save.
+    let other = Place::new();
+    std::fs::remove_dir_all(other.store.root()).unwrap();
+    copy_folder(place.store.root(), other.store.root());
+    let (before, sixth) = (other.packs(), dense(&other, 6));
+    let inputs = Inputs::paths(&[(None, sixth)], false).unwrap();
+    other.reopened().save(&inputs, &options("r", 6)).unwrap();
+    let orphan = other.packs().into_iter().find(|pack| !before.contains(pack)).unwrap();
+
+    let looked = Arc::new(AtomicUsize::new(0));
+    let count = looked.clone();
+    let packs = place.store.root().join("packs");
+    let disk = FaultyDisk::new(RealDisk::new(None), move |act, path: &Path| {
+        count.fetch_add(usize::from(act == Act::List && path.parent() == Some(&packs)), Ordering::Relaxed);
+        Say::Go
+    });
+    let options = Options { disk: Some(Arc::new(disk)), env: a_day_later(), ..Options::default() };
+    let store = Store::open(place.store.root(), options).unwrap();
+    let folders = || {
+        store.gc(&GcOptions::default()).unwrap();
+        looked.swap(0, Ordering::Relaxed)
+    };
+    assert_eq!((folders(), folders()), (256, 0));
+    let there = place.store.root().join(orphan.strip_prefix(other.store.root()).unwrap());
+    std::fs::copy(orphan, &there).unwrap();
+    assert_eq!(folders(), 1);
+    assert!(!there.exists());
+    assert_eq!(place.packs().len(), 5);
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (path, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
+        if path.is_dir() {
+            copy_folder(&path, &to.join(name))
+        } else {
+            std::fs::copy(&path, to.join(name)).unwrap();
+        }
+    }
 }

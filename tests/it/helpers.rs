@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use treering::env::{Env, Source, Time};
 use treering::restore::RestoreOptions;
 use treering::save::{Inputs, SaveOptions, SaveReport};
 use treering::store::{Options, Store};
@@ -206,4 +207,23 @@ pub(crate) fn files_below(folder: &Path) -> Vec<PathBuf> {
 
 pub(crate) fn metrics(values: &[(&str, f64)]) -> treering::format::entry::Metrics {
     values.iter().map(|&(name, value)| (name.to_string(), treering::format::entry::Number(value))).collect()
+}
+
+/// The time of a day and an hour from now, for what waits a day.
+#[must_use]
+pub(crate) fn a_day_later() -> Env {
+    #[derive(Debug)]
+    struct Later(Env);
+
+    impl Source for Later {
+        fn now(&self) -> Time {
+            self.0.now().plus_secs(25 * 3600)
+        }
+
+        fn fill(&self, out: &mut [u8]) {
+            out.chunks_mut(16).for_each(|some| some.copy_from_slice(&self.0.random()[..some.len()]));
+        }
+    }
+
+    Env::new(Later(Env::system()))
 }

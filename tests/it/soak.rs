@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use treering::Store;
 use treering::catalog::Filter;
 use treering::disk::RealDisk;
-use treering::env::{Env, Source, Time};
 use treering::gc::GcOptions;
 use treering::save::{Inputs, MemoryTensor};
 use treering::store::Options;
@@ -19,7 +18,7 @@ use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 
 use crate::faulty::{Act, FaultyDisk, Say};
-use crate::helpers::{Tensor, at, files_below, floats, options};
+use crate::helpers::{Tensor, a_day_later, at, files_below, floats, options};
 
 const SECONDS: &str = "TREERING_SOAK";
 const IN_CHILD: &str = "TREERING_TEST_SOAK";
@@ -164,25 +163,11 @@ fn soak(time: Duration) {
     }
 }
 
-/// A clock that is a day and an hour ahead.
-#[derive(Debug)]
-struct Later(Env);
-
-impl Source for Later {
-    fn now(&self) -> Time {
-        self.0.now().plus_secs(25 * 3600)
-    }
-
-    fn fill(&self, out: &mut [u8]) {
-        out.chunks_mut(16).for_each(|some| some.copy_from_slice(&self.0.random()[..some.len()]));
-    }
-}
-
 /// What is taken once a collection could do its work. It lets files whose removal failed lie for an hour, since they might
 /// be somebody's: so it is done later.
 fn settled(store: &Store, quiet: &AtomicBool, kept: usize) -> Taken {
     quiet.store(true, Ordering::Relaxed);
-    let later = Options { env: Env::new(Later(Env::system())), ..Options::default() };
+    let later = Options { env: a_day_later(), ..Options::default() };
     Store::open(store.root(), later).unwrap().gc(&GcOptions::default()).unwrap();
     store.gc(&GcOptions::default()).unwrap();
     let taken = taken(store, kept);
