@@ -29,11 +29,12 @@ from .errors import (
     UnsupportedError,
     WaitTimeout,
 )
+from .handle import SaveHandle
 from .history import History
 from .loading import LoadReport
 from .policy import Best, EveryDuration, EveryNSteps, Latest, Step, Tagged, Within
 from .rng import rng_state, set_rng_state
-from .run import Resume, Run, SaveHandle
+from .run import Resume, Run
 from .store import Store
 from .tree import Info
 

@@ -22,8 +22,9 @@ import accelerate
 from . import frameworks, pointer, rng
 from .checkpoint import Checkpoint
 from .errors import ExistsError, InvalidError, NotFoundError, UnsupportedError
+from .handle import SaveHandle
 from .pointer import Pointer
-from .run import Run, SaveHandle
+from .run import Run
 from .store import Store
 
 #: Files that an Accelerator saves, and that a pointer stands for.

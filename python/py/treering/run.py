@@ -13,9 +13,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
-import platform
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,7 +22,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from . import _native
+from . import _native, machine
 from .cadence import Cadence, Clock
 from .checkpoint import Checkpoint
 from .errors import (
@@ -39,6 +37,7 @@ from .errors import (
     UnsupportedError,
     WaitTimeout,
 )
+from .handle import Elsewhere, SaveHandle
 from .history import History
 from .loading import LoadReport
 from .policy import Best, Keep, duration, rules
@@ -59,113 +58,6 @@ COLLECT_SECONDS = 5.0
 REPACK_ABOVE = 0.25
 #: In the mode that warns, so many failures in a row are an error.
 FAILURES_MAX = 3
-
-
-class SaveHandle:
-    """A save under way.
-
-    Attributes
-    ----------
-    step : int
-        The step.
-    blocked_seconds : float
-        How long :meth:`Run.save` took, waiting for an earlier save included.
-    waited_seconds : float
-        How much of that was waiting for an earlier save.
-    durable_seconds : float or None
-        From the call to durable, once it is.
-    skipped : bool
-        Nothing is saved: an earlier save was under way, and the run was told to skip then.
-    in_time : bool or None
-        For a save after a signal, once it is durable: whether that was within the notice.
-    """
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-        self.blocked_seconds = 0.0
-        self.waited_seconds = 0.0
-        self.durable_seconds: float | None = None
-        self.skipped = False
-        self.in_time: bool | None = None
-        self._begun = time.monotonic()
-        self._deadline: float | None = None
-        self._report: _native.Saved | None = None
-        self._error: BaseException | None = None
-        self._seen = False
-        self._ended = threading.Event()
-        self._tell: Callable[[], None] | None = None
-
-    def __repr__(self) -> str:
-        if self.skipped:
-            state = "skipped"
-        elif not self.done():
-            state = "under way"
-        else:
-            state = "durable" if self._error is None else f"failed: {self._error}"
-        return f"<treering.SaveHandle step {self.step} {state}>"
-
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self._ended.is_set()
-
-    def wait(self, timeout: float | None = None) -> SaveHandle:
-        """Waits until the step is durable, and raises what went wrong."""
-        self.result(timeout)
-        return self
-
-    def result(self, timeout: float | None = None) -> _native.Saved | None:
-        """Waits as :meth:`wait` does, and returns the report: sizes in bytes, the outcome. `None` if it was skipped."""
-        if not self._ended.wait(timeout):
-            raise WaitTimeout(f"step {self.step} is not durable after {timeout:g} s", "it goes on in the background")
-        if self._error is not None:
-            self._seen = True
-            raise self._error
-        return self._report
-
-    def _end(self, report: _native.Saved | None, error: BaseException | None = None) -> None:
-        now = time.monotonic()
-        self._report, self._error = report, error
-        if error is None and not self.skipped:
-            self.durable_seconds = now - self._begun
-            self.in_time = now <= self._deadline if self._deadline is not None else None
-        if error is not None:
-            error.add_note(f"from the save of step {self.step}")
-            self.in_time = False if self._deadline is not None else None
-        self._ended.set()
-        if self._tell is not None:
-            self._tell()
-
-
-class _Elsewhere(SaveHandle):
-    """A save that rank 0 does, on another rank."""
-
-    def __init__(self, step: int, ranks: Ranks, key: str, said: dict[str, Any]) -> None:
-        super().__init__(step)
-        self._ranks = ranks
-        self._key = key
-        self.blocked_seconds, self.waited_seconds = said["blocked"], said["waited"]
-        self.skipped = said["skipped"]
-        self._counted = False
-
-    def done(self) -> bool:
-        return self._ended.is_set() or self._ranks.is_said(self._key)
-
-    def result(self, timeout: float | None = None) -> _native.Saved | None:
-        self._hear(timeout)
-        return super().result(timeout)
-
-    def _hear(self, timeout: float | None) -> None:
-        if self._ended.is_set():
-            return
-        try:
-            said = self._ranks.hear(self._key, timeout)
-        except TreeringError as error:
-            if isinstance(error, WaitTimeout) and not self._ranks.is_said(self._key):
-                raise
-            self._end(None, error)
-        else:
-            self._end(said["report"])
-            self.durable_seconds, self.in_time = said["durable"], said["in_time"]
 
 
 class Resume:
@@ -240,8 +132,8 @@ class Run:
         self._clock = Clock(cadence)
         self._when_busy = when_busy
         self._on_error = on_error
-        self._memory_limit = memory_limit if memory_limit is not None else _quarter_of_memory()
-        self._threads = threads if threads is not None else _background_threads()
+        self._memory_limit = memory_limit if memory_limit is not None else machine.quarter_of_memory()
+        self._threads = threads if threads is not None else machine.background_threads()
         self._gc = gc
         self._staging = Staging()
         self._turn = threading.Lock()
@@ -258,7 +150,7 @@ class Run:
         self._urgent = False
         self._ranks = ranks
         #: On another rank than the first: the last save.
-        self._elsewhere: _Elsewhere | None = None
+        self._elsewhere: Elsewhere | None = None
         #: On rank 0: what was told last about how a save ended.
         self._last_word = ""
         #: What the next save continues: what was loaded before the first save, resumed from, or saved last.
@@ -348,7 +240,7 @@ class Run:
             raise
         if before is not None:
             self._has_ended(before)
-        self._elsewhere = _Elsewhere(step, ranks, f"{key}/end", said)
+        self._elsewhere = Elsewhere(step, ranks, f"{key}/end", said)
         return self._elsewhere
 
     def _save(
@@ -378,7 +270,7 @@ class Run:
             "tags": list(tags),
             "note": note,
             "config": self._config,
-            "provenance": _provenance(),
+            "provenance": machine.provenance(),
             "replace": self._replaces,
         }
         if self._urgent and self._signalled is not None:
@@ -666,7 +558,7 @@ class Run:
         else:
             self._failed.append(handle)
 
-    def _has_ended(self, elsewhere: _Elsewhere) -> bool:
+    def _has_ended(self, elsewhere: Elsewhere) -> bool:
         """Whether a save of rank 0 has ended; the first time, what came of it is counted here too."""
         if not elsewhere._counted and elsewhere.done():
             elsewhere._hear(None)
@@ -811,44 +703,3 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
 def _how_it_began(handle: SaveHandle) -> dict[str, Any]:
     """What other ranks are told when a save returns."""
     return {"blocked": handle.blocked_seconds, "waited": handle.waited_seconds, "skipped": handle.skipped}
-
-
-def _local_world_size() -> int:
-    text = os.environ.get("LOCAL_WORLD_SIZE", "")
-    return max(1, int(text)) if text.isdigit() else 1
-
-
-def _background_threads() -> int:
-    asked = os.environ.get("TREERING_THREADS", "")
-    if asked.isdigit() and int(asked) > 0:
-        return int(asked)
-    return max(1, min(4, _native.cores() // 4 // _local_world_size()))
-
-
-def _quarter_of_memory() -> int:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            memory = min(memory, int(text))
-    return memory // 4 // _local_world_size()
-
-
-def _provenance() -> str:
-    """Where a run comes from: what helps to find the code and the machine again."""
-    versions = {name: str(sys.modules[name].__version__) for name in ("torch", "numpy", "jax") if name in sys.modules}
-    found = {
-        "program": f"treering {_native.__version__}",
-        "python": platform.python_version(),
-        "arguments": sys.argv,
-        "host": socket.gethostname(),
-        "folder": os.getcwd(),
-        "versions": versions,
-    }
-    jobs = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "JOB_ID", "KUBERNETES_POD_NAME")
-    job = next((f"{name}={os.environ[name]}" for name in jobs if name in os.environ), None)
-    return json.dumps(found | ({"job": job} if job else {}))
