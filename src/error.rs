@@ -242,6 +242,16 @@ pub enum Error {
         /// The object.
         what: String,
     },
+    /// A process of a joint save did not store its part in time.
+    #[error("rank {rank} of {ranks} has not stored its part after {seconds} s")]
+    PartMissing {
+        /// The process.
+        rank: u32,
+        /// How many there are.
+        ranks: u32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// An object of that name is already there.
     #[error("{object} exists already")]
     ObjectExists {
@@ -315,7 +325,9 @@ impl Error {
             | Error::Unexplained { .. }
             | Error::Diverged { .. } => ErrorKind::Damaged,
             Error::StoreNewer { .. } | Error::EntryUnknown { .. } | Error::Unsupported { .. } => ErrorKind::Unsupported,
-            Error::ReadOnly { .. } | Error::Catalog { .. } | Error::Interrupted => ErrorKind::Unavailable,
+            Error::PartMissing { .. } | Error::ReadOnly { .. } | Error::Catalog { .. } | Error::Interrupted => {
+                ErrorKind::Unavailable
+            }
             Error::Bug(_) => ErrorKind::Bug,
         }
     }
@@ -350,6 +362,7 @@ impl Error {
             Error::Leased { .. } => "wait for its end, or take it away all the same: treering forget --force".into(),
             Error::InputChanged { .. } => "save again once its writer has finished".into(),
             Error::Stale { .. } => "save again".into(),
+            Error::PartMissing { .. } => "nothing was committed; save again once every process runs".into(),
             Error::ChunkDamaged { .. } | Error::ChunkMissing { .. } | Error::ObjectMissing { .. } | Error::ObjectDamaged { .. } => {
                 "treering verify --deep names every checkpoint and tensor that it touches; treering repair saves what can be saved".into()
             }

@@ -206,7 +206,7 @@ impl Backend for LocalBackend {
             match self.disk.lock(&folder.join(LOCK)) {
                 Ok(Some(lock)) => {
                     let published = AtomicBool::new(false);
-                    return Ok(Box::new(LocalStaging { backend: self.clone(), folder, published, _lock: lock }));
+                    return Ok(Box::new(LocalStaging { backend: self.clone(), folder, published, lock: Some(lock) }));
                 }
                 Ok(None) => std::thread::yield_now(),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -214,6 +214,35 @@ impl Backend for LocalBackend {
             }
         }
         Err(Error::Stale { what: format!("the folder {}", folder.display()) })
+    }
+
+    fn join(&self, save: SaveId) -> Result<Box<dyn Staging>> {
+        if !self.is_staged(save)? {
+            return Err(Error::Stale { what: format!("save {save}") });
+        }
+        let folder = self.root.join(keys::tmp_folder(save));
+        Ok(Box::new(LocalStaging { backend: self.clone(), folder, published: AtomicBool::new(false), lock: None }))
+    }
+
+    fn put_receipt(&self, save: SaveId, rank: u32, bytes: &[u8]) -> Result<()> {
+        // It need not outlive a power loss: the save that waits for it would not either.
+        let temporary = self.root.join(keys::tmp_folder(save)).join(format!("receipt-{rank}"));
+        let mut file = self.disk.create(&temporary).context("create", &temporary)?;
+        file.append(bytes).context("write", &temporary)?;
+        drop(file);
+        self.link_new(&temporary, &Key::receipt(save, rank))
+    }
+
+    fn remove_receipts(&self, save: SaveId) -> Result<()> {
+        let folder = self.root.join(keys::PARTS).join(save.to_string());
+        let inside = match self.disk.list(&folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed.context("list", &folder)?,
+        };
+        for name in inside {
+            self.discard(&folder.join(name.name));
+        }
+        self.disk.remove_folder(&folder).context("remove", &folder)
     }
 
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
@@ -322,11 +351,20 @@ impl Backend for LocalBackend {
             match self.disk.lock(&folder.join(LOCK)) {
                 Ok(Some(_lock)) => {
                     bury(save)?;
+                    self.remove_receipts(save)?;
                     self.remove_staging(&folder)?;
                 }
                 Ok(None) => continue,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e).context("lock", &folder),
+            }
+        }
+        // Receipts whose save has no place any more: a power loss may keep the one and take the other.
+        for name in self.list(keys::PARTS)? {
+            if let Ok(save) = name.name.parse::<SaveId>()
+                && !self.is_staged(save)?
+            {
+                self.remove_receipts(save)?;
             }
         }
         Ok(())
@@ -410,7 +448,8 @@ struct LocalStaging {
     backend: LocalBackend,
     folder: PathBuf,
     published: AtomicBool,
-    _lock: Box<dyn Lock>,
+    /// Held by whoever began the save; the place is theirs.
+    lock: Option<Box<dyn Lock>>,
 }
 
 impl LocalStaging {
@@ -442,7 +481,7 @@ impl Staging for LocalStaging {
 impl Drop for LocalStaging {
     fn drop(&mut self) {
         // What stays behind is reaped by a collection, once the lock is free.
-        if !self.published.load(Ordering::Relaxed) {
+        if self.lock.is_some() && !self.published.load(Ordering::Relaxed) {
             let _ = self.backend.remove_staging(&self.folder);
         }
     }

@@ -23,6 +23,12 @@ pub use local::LocalBackend;
 pub trait Backend: fmt::Debug + Send + Sync {
     /// A place for the packs of a new save, owned by the returned value.
     fn begin(&self, save: SaveId) -> Result<Box<dyn Staging>>;
+    /// A place for more of a save that another process has begun; `Stale` if it has ended.
+    fn join(&self, save: SaveId) -> Result<Box<dyn Staging>>;
+    /// Puts the receipt of one process of a save where the others see it; `ObjectExists` if there is one.
+    fn put_receipt(&self, save: SaveId, rank: u32, bytes: &[u8]) -> Result<()>;
+    /// Removes all receipts of a save.
+    fn remove_receipts(&self, save: SaveId) -> Result<()>;
     /// Makes a log entry durable under its key; `ObjectExists` if there is one already, `Unknown` if that cannot be
     /// told.
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()>;
@@ -51,7 +57,7 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// The packs of one save that lie here, with their lengths.
     fn packs_of(&self, save: SaveId) -> Result<Vec<(PackId, u64)>>;
     /// Calls `bury` for each save that began and did not end, and that no living process of this machine owns; then its
-    /// staged files are removed. Other temporary files older than `before` go too.
+    /// staged files and receipts are removed. Other temporary files older than `before` go too.
     fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()>;
     /// True if the save began and did not end.
     fn is_staged(&self, save: SaveId) -> Result<bool>;

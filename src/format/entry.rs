@@ -398,12 +398,27 @@ pub enum RemadeBody {
     Heal(Heal),
 }
 
+/// All packs of a save: those of others that its footers name, which only a joint save has, and its own, which count on.
+fn is_whole(others: &[NewPack], found: &[NewPack]) -> bool {
+    let mut own: Vec<u32> = found.iter().filter(|pack| !others.contains(pack)).map(|pack| pack.index).collect();
+    own.sort_unstable();
+    let first = own.first().copied();
+    let counts_on = own.iter().zip(first.unwrap_or(0)..).all(|(index, expected)| *index == expected);
+    found.len() == others.len() + own.len() && counts_on && (first == Some(0) || !others.is_empty())
+}
+
 impl RemadeBody {
-    /// From the body in a pack's footer, with the packs that it was to have.
+    /// From the body in a pack's footer, with the packs of its save that there are, if these are all.
     pub fn from_footer(body: &[u8], new: Vec<NewPack>) -> Option<RemadeBody> {
         if let Ok(commit) = decode_json::<Commit>(body) {
+            if !is_whole(&commit.packs, &new) {
+                return None;
+            }
             let sizes = Sizes { stored: new.iter().map(|pack| pack.bytes).sum(), ..commit.sizes };
             return Some(RemadeBody::Commit(Commit { packs: new, sizes, ..commit }));
+        }
+        if !is_whole(&[], &new) {
+            return None;
         }
         if let Ok(amend) = decode_json::<Amend>(body) {
             return Some(RemadeBody::Amend(Amend { packs: new, ..amend }));

@@ -14,6 +14,8 @@ pub const LOG: &str = "log";
 pub const PACKS: &str = "packs";
 /// The folder of temporary files.
 pub const TMP: &str = "tmp";
+/// The folder of receipts.
+pub const PARTS: &str = "parts";
 /// Space put aside, so that a full disk can be freed.
 pub const RESERVE: &str = "tmp/reserve";
 /// The local catalog.
@@ -35,6 +37,11 @@ impl Key {
     /// A pack. The packs of one save share a folder.
     pub fn pack(id: PackId) -> Key {
         Key(format!("{PACKS}/{:02x}/{id}", id.save.0[0]))
+    }
+
+    /// The receipt of one process of a joint save.
+    pub fn receipt(save: SaveId, rank: u32) -> Key {
+        Key(format!("{PARTS}/{save}/{rank}"))
     }
 
     /// The path relative to the store.

@@ -8,4 +8,5 @@ pub mod manifest;
 pub mod names;
 pub mod pack;
 pub mod policy;
+pub mod receipt;
 pub mod safetensors;

@@ -181,8 +181,17 @@ impl Store {
             return Ok(0);
         }
         let written = self.append(save, 0, |catalog| {
-            let decided = catalog.has_packs_of(save)? || catalog.is_aborted(save)?;
-            Ok((!decided).then(|| Body::Abort(Abort { packs: packs.to_vec() })))
+            let aborted = catalog.is_aborted(save)?;
+            if !aborted && catalog.has_packs_of(save)? {
+                return Ok(None);
+            }
+            // A process of a joint save may have brought some after the save was ended for it.
+            let mut unknown = packs.to_vec();
+            if aborted {
+                let known = packs.iter().map(|&pack| catalog.knows(pack)).collect::<Result<Vec<_>>>()?;
+                unknown = packs.iter().zip(known).filter(|(_, known)| !known).map(|(pack, _)| *pack).collect();
+            }
+            Ok((!unknown.is_empty()).then_some(Body::Abort(Abort { packs: unknown })))
         })?;
         Ok(u64::from(written.is_some()))
     }

@@ -3,8 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::ingest::Inputs;
-use super::{OnConflict, Prepared, SaveOptions, SaveOutcome, SaveReport, component_bytes};
+use super::{OnConflict, Prepared, SaveOptions, SaveOutcome, SaveReport};
 use crate::catalog::{Catalog, CheckpointRow, PackState};
 use crate::error::{Error, Result};
 use crate::format::entry::{Annotate, Body, Commit, Needs};
@@ -62,14 +61,13 @@ impl Store {
     pub(super) fn commit(
         &self,
         prepared: Prepared,
-        inputs: &Inputs<'_>,
         options: &SaveOptions,
         begin: u64,
         started: Instant,
     ) -> Result<SaveReport> {
-        let Prepared { save, manifest, schema, sizes, needs, packs } = prepared;
+        let Prepared { save, manifest, schema, sizes, needs, packs, others, tensors, components } = prepared;
         if options.dry_run {
-            return Ok(self.planned(&packs, sizes, inputs, options, started));
+            return Ok(self.planned(&packs, sizes, tensors, options, started));
         }
         // Nothing new to store: it may be the very checkpoint that is there.
         let parent = self.parent_of(options)?;
@@ -86,11 +84,11 @@ impl Store {
             parent: None,
             manifest,
             schema,
-            packs: Vec::new(),
+            packs: others,
             needs: Needs::default(),
-            tensors: inputs.tensors.len() as u64,
+            tensors,
             sizes,
-            components: component_bytes(inputs),
+            components,
             dropped: Vec::new(),
             metrics: options.metrics.clone(),
             tags: options.tags.clone(),
@@ -102,8 +100,8 @@ impl Store {
         };
         fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
         let published = publish(packs, &commit)?;
-        commit.packs = published.packs.clone();
-        commit.sizes.stored = published.bytes();
+        commit.packs.extend(&published.packs);
+        commit.sizes.stored = commit.packs.iter().map(|pack| pack.bytes).sum();
 
         let mut superseded = Vec::new();
         let mut identical = None;
@@ -127,7 +125,7 @@ impl Store {
             return Ok(self.report_existing(&existing, SaveOutcome::Identical, sizes, started));
         }
         let slot = slot.ok_or_else(|| Error::Bug("a commit without an entry".into()))?;
-        let (new_bytes, new_objects) = (published.bytes(), published.packs.len() as u64);
+        let (new_bytes, new_objects) = (commit.sizes.stored, commit.packs.len() as u64);
         self.remember(save, &published);
         // The checkpoint is there; what it heals beside is not its affair.
         if let Err(error) = self.heal_with(&published) {
@@ -193,7 +191,7 @@ impl Store {
         &self,
         packs: &crate::store::PackWriter,
         mut sizes: crate::format::entry::Sizes,
-        inputs: &Inputs<'_>,
+        tensors: u64,
         options: &SaveOptions,
         started: Instant,
     ) -> SaveReport {
@@ -204,7 +202,7 @@ impl Store {
             slot: None,
             outcome: SaveOutcome::Planned,
             sizes,
-            tensors: inputs.tensors.len() as u64,
+            tensors,
             new_bytes: sizes.stored,
             new_objects: 0,
             superseded: Vec::new(),

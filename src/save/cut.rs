@@ -22,6 +22,8 @@ pub(super) struct Part<'a> {
     pub(super) layout: Layout,
     /// Its counterpart in the reference, and whether that has the same shape.
     pub(super) counterpart: Option<(Stored, bool)>,
+    /// Where in its counterpart it begins: only rows of a tensor begin elsewhere than at 0.
+    pub(super) begin: u64,
     /// Its counterpart in the checkpoint that bases are taken from, where that is not the reference.
     pub(super) anchor: Option<Stored>,
     /// The part that it seems to be the cast of.
@@ -73,10 +75,10 @@ pub(super) struct Cutter<'a> {
 enum Cuts {
     /// Not decided yet.
     Unknown,
-    /// At the bounds of these chunks, from the given one on.
-    Fixed(Vec<(ChunkId, u32)>, usize),
+    /// At the bounds of these chunks, from the given one on. One that is cut short has no name.
+    Fixed(Vec<(Option<ChunkId>, u32)>, usize),
     /// At these chunks, then by content up to the given place, then at the others.
-    Ends { front: Vec<(ChunkId, u32)>, next: usize, middle_end: u64, back: Vec<(ChunkId, u32)> },
+    Ends { front: Vec<(Option<ChunkId>, u32)>, next: usize, middle_end: u64, back: Vec<(Option<ChunkId>, u32)> },
     /// At these lengths, from the given one on: half of those of the part that it is the cast of.
     Halves(Vec<u32>, usize),
 }
@@ -150,7 +152,7 @@ impl<'a> Cutter<'a> {
             Cuts::Unknown => None,
         };
         if let Some(&(id, length)) = fixed {
-            return Ok((length, Some(id), None));
+            return Ok((length, id, None));
         }
         if left <= chunk::MIN as u64 {
             return Ok((left as u32, None, None));
@@ -190,9 +192,9 @@ impl<'a> Cutter<'a> {
         let at = |chunk: (ChunkId, u32)| {
             let at = offset;
             offset += u64::from(chunk.1);
-            (at, chunk)
+            Some((u64::checked_sub(at, part.begin)?, chunk))
         };
-        chunks.into_iter().map(at).collect()
+        chunks.into_iter().filter_map(at).collect()
     }
 
     fn cuts_of(&mut self, part: &Part<'_>) -> Result<Cuts> {
@@ -210,8 +212,8 @@ impl<'a> Cutter<'a> {
                 return Ok(by_content);
             }
         };
-        if stored.bytes == part.length && same_shape {
-            return Ok(Cuts::Fixed(theirs, 0));
+        if same_shape && part.begin + part.length <= stored.bytes {
+            return Ok(Cuts::Fixed(within(&theirs, part.begin, part.length), 0));
         }
         if part.length <= chunk::MIN as u64 || theirs.is_empty() {
             return Ok(by_content);
@@ -222,7 +224,23 @@ impl<'a> Cutter<'a> {
             Ok(ChunkId::of(&bytes))
         };
         let ends = inherit::match_ends(&id_at, &theirs, part.length)?;
-        let back = theirs[theirs.len() - ends.back..].to_vec();
-        Ok(Cuts::Ends { front: theirs[..ends.front].to_vec(), next: 0, middle_end: ends.middle.end, back })
+        let named = |chunks: &[(ChunkId, u32)]| chunks.iter().map(|(id, length)| (Some(*id), *length)).collect();
+        let back = named(&theirs[theirs.len() - ends.back..]);
+        Ok(Cuts::Ends { front: named(&theirs[..ends.front]), next: 0, middle_end: ends.middle.end, back })
     }
+}
+
+/// The chunks of a stretch of bytes. One that reaches beyond is cut short, and is another one then.
+fn within(chunks: &[(ChunkId, u32)], begin: u64, length: u64) -> Vec<(Option<ChunkId>, u32)> {
+    let (mut at, end) = (0, begin + length);
+    let mut found = Vec::new();
+    for &(id, bytes) in chunks {
+        let (from, to) = (at.max(begin), (at + u64::from(bytes)).min(end));
+        at += u64::from(bytes);
+        if from < to {
+            let whole = to - from == u64::from(bytes);
+            found.push((whole.then_some(id), (to - from) as u32));
+        }
+    }
+    found
 }

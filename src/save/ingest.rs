@@ -44,6 +44,17 @@ pub(super) struct InputTensor {
     /// Which of the file's sources, and where in it.
     pub(super) source: usize,
     pub(super) offset: u64,
+    /// What it is rows of.
+    pub(super) rows: Option<Rows>,
+}
+
+/// Rows of a tensor whose other rows other processes have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rows {
+    /// The shape of the whole tensor.
+    pub shape: Vec<u64>,
+    /// The first of them.
+    pub first: u64,
 }
 
 /// A tensor in memory.
@@ -104,9 +115,14 @@ impl<'a> Inputs<'a> {
     /// Tensors in memory, each with its component or, for `None`, the first part of its name. Tensors whose bytes are
     /// the very same slice are tied: they are stored once, and [`crate::restore::Checkpoint::ties`] tells.
     pub fn tensors(tensors: Vec<(Option<String>, MemoryTensor<'a>)>) -> Result<Inputs<'a>> {
+        Inputs::shares(tensors.into_iter().map(|(component, tensor)| (component, tensor, None)).collect())
+    }
+
+    /// Tensors in memory, and rows of tensors, for one part of a joint save.
+    pub fn shares(tensors: Vec<(Option<String>, MemoryTensor<'a>, Option<Rows>)>) -> Result<Inputs<'a>> {
         let mut bytes = Vec::with_capacity(tensors.len());
         let mut inputs = Inputs::default();
-        for (source, (component, tensor)) in tensors.into_iter().enumerate() {
+        for (source, (component, tensor, rows)) in tensors.into_iter().enumerate() {
             let name = names::printable(&tensor.meta.name).into_owned();
             names::check_tensor(&tensor.meta.name)?;
             let given = tensor.bytes.len() as u64;
@@ -116,10 +132,13 @@ impl<'a> Inputs<'a> {
                     format!("{given} bytes do not fit its type and shape"),
                 ));
             }
+            if rows.as_ref().is_some_and(|rows| !rows.hold(&tensor.meta)) {
+                return Err(Error::invalid(format!("tensor {name}"), "these are no rows of the whole one"));
+            }
             bytes.push(Bytes::Memory(tensor.bytes));
             let component = component.unwrap_or_else(|| names::component_of(&tensor.meta.name).to_string());
             names::check_component(&component)?;
-            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0 });
+            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0, rows });
         }
         inputs.files.push(InputFile { name: SINGLE_FILE.into(), header: None, bytes });
         inputs.check()
@@ -198,6 +217,7 @@ impl<'a> Inputs<'a> {
             source: 0,
             offset: parsed.data_start + entry.begin,
             meta: entry.meta,
+            rows: None,
         }));
         self.files.push(InputFile { name, header: Some(header), bytes: vec![bytes] });
         Ok(())
@@ -209,7 +229,8 @@ impl<'a> Inputs<'a> {
             (&a.component, a.file, a.source, a.offset).cmp(&(&b.component, b.file, b.source, b.offset))
         });
         let mut seen = HashSet::with_capacity(self.tensors.len());
-        if let Some(twice) = self.tensors.iter().find(|t| !seen.insert((&t.component, t.file, &t.meta.name))) {
+        if let Some(twice) = self.tensors.iter().find(|t| !seen.insert((&t.component, t.file, &t.meta.name, t.begin())))
+        {
             return Err(Error::invalid(format!("tensor {}", names::printable(&twice.meta.name)), "given twice"));
         }
         let mut names = BTreeSet::new();
@@ -325,7 +346,42 @@ impl Stamp {
     }
 }
 
+impl Rows {
+    /// These are rows of the whole tensor.
+    fn hold(&self, rows: &TensorMeta) -> bool {
+        let (Some((count, inner)), Some((all, of_whole))) = (rows.shape.split_first(), self.shape.split_first()) else {
+            return false;
+        };
+        // Where a row ends within a byte, the next one does not begin with one.
+        let in_bytes =
+            |whole: TensorMeta| *count == 0 || whole.bytes.checked_mul(*count) == rows.bytes.checked_mul(*all);
+        inner == of_whole
+            && self.first.checked_add(*count).is_some_and(|end| end <= *all)
+            && self.meta(rows).is_some_and(in_bytes)
+            && (*count == 0 || rows.bytes.is_multiple_of(*count))
+    }
+
+    /// The whole tensor.
+    fn meta(&self, rows: &TensorMeta) -> Option<TensorMeta> {
+        let bits = rows.dtype.bits()?;
+        let elements = self.shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d))?;
+        let bytes = elements.checked_mul(bits.into())? / 8;
+        Some(TensorMeta { shape: self.shape.clone(), bytes, ..rows.clone() })
+    }
+}
+
 impl InputTensor {
+    /// The whole tensor that this is, or has rows of.
+    pub(super) fn whole(&self) -> TensorMeta {
+        self.rows.as_ref().and_then(|rows| rows.meta(&self.meta)).unwrap_or_else(|| self.meta.clone())
+    }
+
+    /// Where in the whole tensor its bytes begin.
+    pub(super) fn begin(&self) -> u64 {
+        let (Some(rows), Some(count)) = (&self.rows, self.meta.shape.first()) else { return 0 };
+        if *count == 0 { 0 } else { rows.first * (self.meta.bytes / count) }
+    }
+
     pub(super) fn layout(&self) -> Layout {
         self.meta.dtype.layout()
     }

@@ -10,27 +10,29 @@ mod commit;
 mod cut;
 mod encode;
 mod ingest;
+mod joint;
 mod reference;
 mod write;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use serde_json::Value;
 
 use crate::catalog::{CheckpointRow, Filter};
 use crate::error::{Error, Result};
-use crate::format::entry::{Metrics, Sizes};
+use crate::format::entry::{Metrics, NewPack, Sizes};
 use crate::format::manifest::{self, Root, Schema, SchemaTensor, Stored};
 use crate::format::names;
-use crate::id::{ChunkId, SaveId};
+use crate::id::{ChunkId, PackId, SaveId};
 use crate::monitor::Unit;
 use crate::parallel;
 use crate::store::{Address, Lookup, PackWriter, Store};
 use crate::tensor::Layout;
 
 pub(crate) use ingest::files_below;
-pub use ingest::{Inputs, MemoryTensor};
+pub use ingest::{Inputs, MemoryTensor, Rows};
+pub use joint::{JointPart, JointSave};
 
 use commit::Lineage;
 use cut::{Cutter, Part};
@@ -170,17 +172,55 @@ impl Store {
         if let Some(existing) = lineage.existing.as_ref().filter(|_| options.on_conflict == OnConflict::Skip) {
             return Ok(self.report_existing(existing, SaveOutcome::Skipped, Sizes::default(), started));
         }
-        let prepared = self.pack_up(inputs, options, &lineage)?;
+        let save = SaveId(self.env().random());
+        let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
+        let prepared = self.prepare(inputs, options, &lineage, save, packs)?;
         inputs.check_unchanged()?;
         self.check_stop()?;
-        self.commit(prepared, inputs, options, begin, started)
+        self.commit(prepared, options, begin, started)
     }
 
     /// All that a save does before it commits: its packs, not yet published, and its manifest.
-    fn pack_up(&self, inputs: &Inputs<'_>, options: &SaveOptions, lineage: &Lineage) -> Result<Prepared> {
+    fn prepare(
+        &self,
+        inputs: &Inputs<'_>,
+        options: &SaveOptions,
+        lineage: &Lineage,
+        save: SaveId,
+        packs: PackWriter,
+    ) -> Result<Prepared> {
         let schema = schema_of(inputs);
         let schema_bytes = schema.encode();
-        let reference = self.reference(lineage, ChunkId::of(&schema_bytes))?;
+        let schema_id = ChunkId::of(&schema_bytes);
+        let packed = self.pack_up(inputs, options, lineage, Some(schema_id), packs, |writer| {
+            let stored = writer.stored()?;
+            let root = put_manifest(writer, inputs, &stored, &schema, &schema_bytes, options.state.is_some())?;
+            writer.put_bytes(&root.encode())
+        })?;
+        Ok(Prepared {
+            save,
+            manifest: packed.made,
+            schema: schema_id,
+            sizes: packed.sizes,
+            needs: packed.needs,
+            packs: packed.packs,
+            others: Vec::new(),
+            tensors: inputs.tensors.len() as u64,
+            components: component_bytes(inputs),
+        })
+    }
+
+    /// Packs the inputs and, in the end, what `finish` makes of them. Without a schema it is one part of a joint save.
+    fn pack_up<T>(
+        &self,
+        inputs: &Inputs<'_>,
+        options: &SaveOptions,
+        lineage: &Lineage,
+        schema: Option<ChunkId>,
+        packs: PackWriter,
+        finish: impl FnOnce(&mut Writer<'_>) -> Result<T>,
+    ) -> Result<Packed<T>> {
+        let reference = self.reference(lineage, schema)?;
         let state = options.state.as_ref().map(|state| Bytes::Owned(state.to_string().into_bytes()));
         let anchor = base::anchor(&self.catalog(), &options.run, lineage.parent.as_ref())?;
         let anchor = anchor.and_then(|row| self.open_reference(row));
@@ -188,12 +228,10 @@ impl Store {
         let known = reference.as_ref().map(|reference| &reference.manifest.chunks);
         let bases = anchor.as_ref().map(|anchor| &anchor.manifest.chunks);
 
-        let save = SaveId(self.env().random());
-        let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
         let shared = Shared::new(&parts, known, bases, lookup.as_ref(), options.encoding);
-        let mut writer = Writer::new(&shared, known, packs);
+        let mut writer = Writer::new(&shared, known, packs, schema.is_none());
         let mut cutter = Cutter::new(&parts, known, bases);
 
         self.monitor().begin("saving", Some(parts.iter().map(|part| part.length).sum()), Unit::Bytes);
@@ -213,17 +251,16 @@ impl Store {
             self.monitor().warn(&format!("what was saved before cannot be compared with everywhere: {why}"));
         }
 
-        let root = put_manifest(&mut writer, inputs, &schema, &schema_bytes, state.is_some())?;
-        let manifest = writer.put_bytes(&root.encode())?;
+        let made = finish(&mut writer)?;
         let Writer { sizes, needs, .. } = &mut writer;
         let (sizes, needs) = (*sizes, std::mem::take(needs));
-        Ok(Prepared { save, manifest, schema: ChunkId::of(&schema_bytes), sizes, needs, packs: writer.into_packs() })
+        Ok(Packed { made, sizes, needs, packs: writer.into_packs() })
     }
 
     /// The checkpoint to compare with. One that cannot be read is no reason to fail.
-    fn reference(&self, lineage: &Lineage, schema: ChunkId) -> Result<Option<Reference>> {
+    fn reference(&self, lineage: &Lineage, schema: Option<ChunkId>) -> Result<Option<Reference>> {
         let mut row = lineage.parent.clone().or(lineage.existing.clone());
-        if row.is_none() {
+        if let (None, Some(schema)) = (&row, schema) {
             row = self.catalog().newest_of_schema(schema)?;
         }
         if row.is_none() {
@@ -271,7 +308,21 @@ struct Prepared {
     manifest: Stored,
     schema: ChunkId,
     sizes: Sizes,
-    needs: std::collections::BTreeSet<crate::id::PackId>,
+    needs: BTreeSet<PackId>,
+    packs: PackWriter,
+    /// Packs of the same save that others wrote, and that are durable.
+    others: Vec<NewPack>,
+    tensors: u64,
+    /// Bytes of each component.
+    components: BTreeMap<String, u64>,
+}
+
+/// Inputs in packs.
+struct Packed<T> {
+    made: T,
+    sizes: Sizes,
+    /// Packs of other saves that are needed.
+    needs: BTreeSet<PackId>,
     packs: PackWriter,
 }
 
@@ -326,15 +377,17 @@ fn parts_of<'a>(
             offset: tensor.offset,
             length: tensor.meta.bytes,
             layout: tensor.layout(),
-            counterpart: reference.and_then(|r| r.tensor(&tensor.component, &tensor.meta)),
-            anchor: anchor.and_then(|a| a.tensor(&tensor.component, &tensor.meta)).map(|(stored, _)| stored),
+            counterpart: reference.and_then(|r| r.tensor(&tensor.component, &tensor.whole())),
+            begin: tensor.begin(),
+            anchor: anchor.and_then(|a| a.tensor(&tensor.component, &tensor.whole())).map(|(stored, _)| stored),
             cast_of: sources[n],
             group,
         });
     }
     let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
         let counterpart = counterpart.map(|stored| (stored, true));
-        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, anchor: None, cast_of: None, group: 0 }
+        let (begin, layout) = (0, Layout::Bytes);
+        Part { bytes, offset: 0, length, layout, counterpart, begin, anchor: None, cast_of: None, group: 0 }
     };
     for file in &inputs.files {
         if let Some(header) = &file.header {
@@ -351,11 +404,11 @@ fn parts_of<'a>(
 fn put_manifest(
     writer: &mut Writer<'_>,
     inputs: &Inputs<'_>,
+    stored: &[Stored],
     schema: &Schema,
     schema_bytes: &[u8],
     state: bool,
 ) -> Result<Root> {
-    let stored = writer.stored()?;
     let (tensors, rest) = stored.split_at(inputs.tensors.len());
     let mut rest = rest.iter().copied();
     let mut next = || rest.next().ok_or_else(|| Error::Bug("a part that was not stored".into()));
@@ -366,10 +419,14 @@ fn put_manifest(
     }
     let side_files = inputs.side_files.iter().map(|(name, _)| Ok((name.clone(), next()?))).collect::<Result<_>>()?;
     let state = state.then(&mut next).transpose()?;
-    let components = (0..schema.components.len())
-        .map(|n| writer.put_blocks(&tensors[schema.of_component(n)]).map(Some))
-        .collect::<Result<_>>()?;
+    let components = put_components(writer, schema, tensors)?;
     Ok(Root { folder: inputs.folder, schema: writer.put_bytes(schema_bytes)?, components, files, side_files, state })
+}
+
+/// The blocks of each component.
+fn put_components(writer: &mut Writer<'_>, schema: &Schema, tensors: &[Stored]) -> Result<Vec<Option<Vec<ChunkId>>>> {
+    let components = 0..schema.components.len();
+    components.map(|n| writer.put_blocks(&tensors[schema.of_component(n)]).map(Some)).collect()
 }
 
 fn component_bytes(inputs: &Inputs<'_>) -> BTreeMap<String, u64> {

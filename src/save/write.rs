@@ -27,6 +27,8 @@ pub(super) struct Writer<'a> {
     pub(super) needs: BTreeSet<PackId>,
     /// Each part, as it is stored.
     stored: Vec<Option<Stored>>,
+    /// The chunks of each part instead, where another process puts them together.
+    shares: Option<Vec<Vec<(ChunkId, u32)>>>,
     /// The part that was seen last.
     part: usize,
     recipe: Vec<(ChunkId, u32)>,
@@ -35,7 +37,13 @@ pub(super) struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    pub(super) fn new(shared: &'a Shared<'a>, reference: Option<&'a PackSet>, packs: PackWriter) -> Writer<'a> {
+    /// With `in_shares`, the chunks of each part are for another process to put together.
+    pub(super) fn new(
+        shared: &'a Shared<'a>,
+        reference: Option<&'a PackSet>,
+        packs: PackWriter,
+        in_shares: bool,
+    ) -> Writer<'a> {
         Writer {
             shared,
             reference,
@@ -43,6 +51,7 @@ impl<'a> Writer<'a> {
             sizes: Sizes::default(),
             needs: BTreeSet::new(),
             stored: vec![None; shared.parts.len()],
+            shares: in_shares.then(|| vec![Vec::new(); shared.parts.len()]),
             part: 0,
             recipe: Vec::new(),
             scratch: Scratch::default(),
@@ -121,9 +130,24 @@ impl<'a> Writer<'a> {
 
     fn end_part(&mut self, part: usize) -> Result<()> {
         let recipe = std::mem::take(&mut self.recipe);
+        if let Some(shares) = &mut self.shares {
+            // A part without bytes has one piece, which is no chunk.
+            shares[part] = recipe.into_iter().filter(|(_, length)| *length > 0).collect();
+            return Ok(());
+        }
         let length = self.shared.parts[part].length;
-        self.stored[part] = Some(stored_as(recipe, length, |chunk| self.put_chunk(chunk))?);
+        self.stored[part] = Some(self.put_recipe(recipe, length)?);
         Ok(())
+    }
+
+    /// A byte string whose chunks are stored.
+    pub(super) fn put_recipe(&mut self, recipe: Vec<(ChunkId, u32)>, bytes: u64) -> Result<Stored> {
+        stored_as(recipe, bytes, |chunk| self.put_chunk(chunk))
+    }
+
+    /// The chunks of each part; once all of them were seen.
+    pub(super) fn take_shares(&mut self) -> Vec<Vec<(ChunkId, u32)>> {
+        self.shares.take().unwrap_or_default()
     }
 
     fn put_chunk(&mut self, bytes: &[u8]) -> Result<ChunkId> {

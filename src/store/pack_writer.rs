@@ -22,6 +22,8 @@ const BUFFER_BYTES: usize = 1 << 20;
 pub(crate) struct PackWriter {
     store: Store,
     save: SaveId,
+    /// The number of its first pack.
+    first: u32,
     staging: Option<Box<dyn Staging>>,
     closed: Vec<Closed>,
     open: Option<Open>,
@@ -66,7 +68,13 @@ pub(crate) struct FrameInfo {
 
 impl PackWriter {
     pub(crate) fn new(store: &Store, save: SaveId) -> PackWriter {
-        PackWriter { store: store.clone(), save, staging: None, closed: Vec::new(), open: None, stored: 0, dry: false }
+        let (closed, open) = (Vec::new(), None);
+        PackWriter { store: store.clone(), save, first: 0, staging: None, closed, open, stored: 0, dry: false }
+    }
+
+    /// One of several of a save: its packs are numbered from `first` on.
+    pub(crate) fn shared(store: &Store, save: SaveId, first: u32, staging: Box<dyn Staging>) -> PackWriter {
+        PackWriter { first, staging: Some(staging), ..PackWriter::new(store, save) }
     }
 
     /// One that only counts.
@@ -128,7 +136,7 @@ impl PackWriter {
 
     fn open(&mut self) -> Result<&mut Open> {
         if self.open.is_none() {
-            let id = PackId { save: self.save, index: self.closed.len() as u32 };
+            let id = PackId { save: self.save, index: self.first + self.closed.len() as u32 };
             if self.staging.is_none() {
                 self.staging = Some(self.store.backend().begin(self.save)?);
             }

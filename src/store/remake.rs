@@ -90,8 +90,7 @@ impl Store {
         }
         let mut bodies = BTreeMap::new();
         for (save, packs) in saves {
-            let whole = packs.iter().enumerate().all(|(n, (pack, _))| pack.index as usize == n);
-            if !whole || self.backend().is_staged(save)? {
+            if self.backend().is_staged(save)? {
                 continue;
             }
             let mut new = Vec::new();
@@ -99,7 +98,9 @@ impl Store {
             for (pack, bytes) in packs {
                 let Ok((footer, hash)) = self.own_footer(pack, bytes) else { break };
                 new.push(NewPack { index: pack.index, bytes, footer: hash });
-                body = footer.commit;
+                if !footer.commit.is_empty() {
+                    body = footer.commit;
+                }
             }
             bodies.extend(RemadeBody::from_footer(&body, new).map(|body| (save, body)));
         }

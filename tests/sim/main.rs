@@ -10,6 +10,7 @@ mod faulty;
 #[path = "../it/helpers.rs"]
 mod helpers;
 mod hostile;
+mod joint;
 mod model;
 mod orderings;
 mod sim;

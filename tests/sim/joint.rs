@@ -1,0 +1,394 @@
+//! Saves by several processes. Named after their rows in docs/DURABILITY.md.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use treering::disk::SimulatedDisk;
+use treering::gc::GcOptions;
+use treering::id::SaveId;
+use treering::save::{Inputs, JointPart, JointSave, MemoryTensor, Rows, SaveOptions, SaveReport};
+use treering::tensor::{DType, TensorMeta};
+use treering::verify::Depth;
+use treering::{Error, ErrorKind, Store};
+
+use crate::helpers::{Tensor, at, floats, options};
+use crate::sim::{self, Fate};
+
+const RANKS: u32 = 3;
+/// Rows of the tensor that is shared out, and elements of one.
+const ROWS: u64 = 90;
+const ROW: u64 = 40;
+
+/// The checkpoint as one process would save it: a tensor that all have rows of, and one for each rank.
+fn whole(seed: u64) -> Vec<Tensor> {
+    let mut tensors = vec![floats("model.shared", (ROWS * ROW) as usize, seed)];
+    tensors[0].shape = vec![ROWS, ROW];
+    tensors.extend((0..RANKS).map(|rank| floats(&format!("optimizer.{rank}"), 50, 1 + seed + u64::from(rank))));
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors
+}
+
+fn first_row(rank: u32, ranks: u32) -> u64 {
+    ROWS * u64::from(rank) / u64::from(ranks)
+}
+
+/// What a rank gives: its rows, and its own tensor.
+fn store_part(store: &Store, part: &JointPart, tensors: &[Tensor], options: &SaveOptions) -> treering::Result<()> {
+    let mut given = Vec::new();
+    for tensor in tensors {
+        let (begin, end) = (first_row(part.rank, part.ranks), first_row(part.rank + 1, part.ranks));
+        let row_bytes = (ROW * 4) as usize;
+        let (shape, bytes, rows) = match tensor.name.as_str() {
+            "model.shared" => (
+                vec![end - begin, ROW],
+                &tensor.bytes[begin as usize * row_bytes..end as usize * row_bytes],
+                Some(Rows { shape: tensor.shape.clone(), first: begin }),
+            ),
+            name if name.ends_with(&format!(".{}", part.rank)) => (tensor.shape.clone(), &tensor.bytes[..], None),
+            _ => continue,
+        };
+        let name = tensor.name.clone();
+        let meta = TensorMeta { name, dtype: DType::new(tensor.dtype), shape, bytes: bytes.len() as u64 };
+        given.push((None, MemoryTensor { meta, bytes }, rows));
+    }
+    store.save_part(part, &Inputs::shares(given)?, options, &format!("note of {}", part.rank)).map(|_| ())
+}
+
+fn part(joint: &JointSave, rank: u32) -> JointPart {
+    JointPart { save: joint.id(), rank, ranks: RANKS }
+}
+
+/// All of a joint save, rank after rank, each with a store that it opened itself.
+fn save(disk: &SimulatedDisk, fate: &Fate, tensors: &[Tensor], options: &SaveOptions) -> treering::Result<SaveReport> {
+    let store = sim::open(disk, fate)?;
+    let mut joint = store.begin_joint()?;
+    for rank in 0..RANKS {
+        store_part(&sim::open(disk, fate)?, &part(&joint, rank), tensors, options)?;
+    }
+    let notes = joint.wait(RANKS, Duration::ZERO)?;
+    assert_eq!(notes, ["note of 0", "note of 1", "note of 2"]);
+    joint.commit(options)
+}
+
+fn fresh() -> (SimulatedDisk, Fate) {
+    let (disk, fate) = (SimulatedDisk::new(), Fate::new(1));
+    drop(sim::create(&disk, &fate).unwrap());
+    (disk, fate)
+}
+
+fn files(disk: &SimulatedDisk, folder: &str) -> Vec<PathBuf> {
+    disk.files().into_iter().filter(|path| path.starts_with(folder)).collect()
+}
+
+fn gc(disk: &SimulatedDisk, fate: &Fate) {
+    sim::open(disk, fate).unwrap().gc(&GcOptions::default()).unwrap();
+}
+
+/// One checkpoint that is there, and nothing else: what the other save left is collected.
+#[track_caller]
+fn only_first_is_left(disk: &SimulatedDisk, fate: &Fate) {
+    gc(disk, fate);
+    let store = sim::open(disk, fate).unwrap();
+    let seen = sim::observe(&store).unwrap();
+    assert_eq!(seen.keys().collect::<Vec<_>>(), ["r@1"]);
+    assert_eq!(seen["r@1"], sim::content_of(&whole(1)));
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+    let first = store.find(&at("r@1")).unwrap().save.to_string();
+    let other: Vec<_> = files(disk, "/store/packs");
+    assert!(other.iter().all(|path| path.to_string_lossy().contains(&first)), "{other:?}");
+    assert_eq!(files(disk, "/store/parts"), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn what_several_processes_save_is_one_checkpoint() {
+    let (disk, fate) = fresh();
+    let first = save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    assert_eq!((first.tensors, first.sizes.raw), (1 + u64::from(RANKS), ROWS * ROW * 4 + u64::from(RANKS) * 200));
+    let store = sim::open(&disk, &fate).unwrap();
+    assert_eq!(sim::observe(&store).unwrap()["r@1"], sim::content_of(&whole(1)));
+    let checkpoint = store.checkpoint(&at("r@1")).unwrap();
+    assert_eq!(checkpoint.tensors().unwrap()[0].meta.shape, [ROWS, ROW]);
+    // The same again, by these processes, costs its entry; and so it does by one.
+    let again = save(&disk, &fate, &whole(1), &options("r", 2)).unwrap();
+    assert_eq!((again.sizes.unchanged, again.sizes.encoded), (first.sizes.raw, 0));
+    let tensors = whole(1);
+    let alone = store.save(&sim::inputs(&tensors), &options("r", 3)).unwrap();
+    assert_eq!(alone.sizes.unchanged, first.sizes.raw);
+    // By one whose cuts are its own, and then by several.
+    let changed = store.save(&sim::inputs(&whole(2)), &options("s", 1)).unwrap();
+    let shared = save(&disk, &fate, &whole(2), &options("s", 2)).unwrap();
+    assert_eq!(sim::observe(&store).unwrap()["s@2"], sim::content_of(&whole(2)));
+    assert!(changed.sizes.encoded > 0 && shared.sizes.unchanged > 0);
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+    assert_eq!(files(&disk, "/store/tmp"), [PathBuf::from("/store/tmp/reserve")]);
+    assert_eq!(files(&disk, "/store/parts"), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn f035_a_rank_that_dies_before_its_part() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let store = sim::open(&disk, &fate).unwrap();
+    let mut joint = store.begin_joint().unwrap();
+    for rank in [0, 2] {
+        store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap();
+    }
+    let error = joint.wait(RANKS, Duration::from_millis(30)).unwrap_err();
+    assert_eq!(error.to_string(), "rank 1 of 3 has not stored its part after 0 s");
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(matches!(joint.commit(&options("r", 2)), Err(Error::PartMissing { rank: 1, .. })));
+    only_first_is_left(&disk, &fate);
+}
+
+#[test]
+fn f036_a_rank_that_fails_late_and_alone() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let mut failures = 0;
+    for number in 0.. {
+        let disk = disk.settled();
+        let store = sim::open(&disk, &fate).unwrap();
+        let mut joint = store.begin_joint().unwrap();
+        for rank in [0, 2] {
+            store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap();
+        }
+        let before = disk.operations();
+        disk.fail_at(before + number, std::io::ErrorKind::StorageFull);
+        match store_part(&store, &part(&joint, 1), &whole(2), &options("r", 2)) {
+            Ok(()) if disk.operations() <= before + number => break,
+            Ok(()) => continue, // what failed need not succeed
+            Err(_) => failures += 1,
+        }
+        assert!(joint.wait(RANKS, Duration::ZERO).is_err(), "operation {number}");
+        drop(joint);
+        only_first_is_left(&disk, &fate);
+    }
+    assert!(failures > 5, "{failures}");
+}
+
+#[test]
+fn f037_leavings_of_an_earlier_attempt_at_the_same_step() {
+    let (disk, fate) = fresh();
+    let store = sim::open(&disk, &fate).unwrap();
+    let given_up = store.begin_joint().unwrap();
+    store_part(&store, &part(&given_up, 0), &whole(1), &options("r", 1)).unwrap();
+    drop(given_up);
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    only_first_is_left(&disk, &fate);
+}
+
+#[test]
+fn f038_a_part_of_an_earlier_attempt_is_refused() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let store = sim::open(&disk, &fate).unwrap();
+    let mut old = store.begin_joint().unwrap();
+    let late = part(&old, 1);
+    store_part(&store, &part(&old, 0), &whole(2), &options("r", 2)).unwrap();
+    assert!(old.wait(RANKS, Duration::ZERO).is_err());
+    drop(old);
+    // Its receipt comes while the attempt lies there still: nobody waits for it, and nobody takes it for his own.
+    store_part(&store, &late, &whole(2), &options("r", 2)).unwrap();
+    let mut new = store.begin_joint().unwrap();
+    for rank in [0, 2] {
+        store_part(&store, &part(&new, rank), &whole(2), &options("r", 2)).unwrap();
+    }
+    assert!(new.wait(RANKS, Duration::ZERO).is_err());
+    let receipt = |save: SaveId, rank: u32| PathBuf::from(format!("/store/parts/{save}/{rank}"));
+    let stolen = disk.content(&receipt(late.save, 1)).unwrap();
+    disk.damage(&receipt(new.id(), 1), Some(stolen));
+    let refused = new.wait(RANKS, Duration::ZERO).unwrap_err().to_string();
+    assert!(refused.contains("rank 1") && refused.contains(&late.save.to_string()), "{refused}");
+    drop(new);
+    // Once a collection has ended the attempt, there is no place for it any more.
+    only_first_is_left(&disk, &fate);
+    let refused = store_part(&store, &late, &whole(2), &options("r", 2)).unwrap_err();
+    assert!(matches!(refused, Error::Stale { .. }), "{refused:?}");
+    only_first_is_left(&disk, &fate);
+}
+
+/// A rank sleeps between any two operations, while the others give up and a collection takes what there is: what it
+/// brings later is taken too.
+#[test]
+fn f038_a_rank_that_wakes_after_the_collection() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    for number in 0.. {
+        let disk = disk.settled();
+        let store = sim::open(&disk, &fate).unwrap();
+        let joint = store.begin_joint().unwrap();
+        let late = part(&joint, 1);
+        let slept = std::sync::Arc::new(std::sync::Mutex::new(Some(joint)));
+        let (bed, other_disk, other_fate) = (slept.clone(), disk.clone(), fate.clone());
+        let sleeping = crate::faulty::FaultyDisk::meanwhile(disk.clone(), number, move || {
+            drop(bed.lock().unwrap().take());
+            gc(&other_disk, &other_fate);
+        });
+        let rank = crate::faults::open_on(sleeping, &disk, &fate).unwrap();
+        let stored = store_part(&rank, &late, &whole(2), &options("r", 2));
+        if slept.lock().unwrap().is_some() {
+            assert!(stored.is_ok() && number > 5);
+            return;
+        }
+        fate.pass(2 * 86_400, &disk);
+        only_first_is_left(&disk, &fate);
+    }
+}
+
+#[test]
+fn f039_ranks_that_disagree() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let refused = |own: &SaveOptions, ranks: u32, tensors: &[Tensor]| {
+        let store = sim::open(&disk, &fate).unwrap();
+        let mut joint = store.begin_joint().unwrap();
+        for rank in 0..2 {
+            store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap();
+        }
+        let last = JointPart { ranks, ..part(&joint, 2) };
+        store_part(&store, &last, tensors, own).unwrap();
+        let error = match joint.wait(RANKS, Duration::ZERO) {
+            Err(error) => {
+                drop(joint);
+                error
+            }
+            Ok(_) => joint.commit(&options("r", 2)).unwrap_err(),
+        };
+        assert_eq!(error.kind(), ErrorKind::Invalid, "{error}");
+        only_first_is_left(&disk, &fate);
+        error.to_string()
+    };
+    assert!(refused(&options("r", 3), RANKS, &whole(2)).contains("it saved r@3, and not r@2"));
+    assert!(refused(&options("s", 2), RANKS, &whole(2)).contains("it saved s@2"));
+    assert!(refused(&options("r", 2), 4, &whole(2)).contains("that of 2 of 4, and not of 2 of 3"));
+    let mut other = whole(2);
+    other.iter_mut().filter(|t| t.name == "model.shared").for_each(|t| t.dtype = "I32");
+    assert!(refused(&options("r", 2), RANKS, &other).contains("model.shared is I32"));
+    // Rows that nobody has, and rows that two have.
+    let store = sim::open(&disk, &fate).unwrap();
+    for (moved, what) in [(1, "by nobody"), (-1, "twice")] {
+        let mut joint = store.begin_joint().unwrap();
+        for rank in 0..RANKS {
+            let first = (first_row(rank, RANKS) as i64 + if rank == 1 { moved } else { 0 }) as u64;
+            let rows = Rows { shape: vec![ROWS + 1, 1], first };
+            let tensor = floats("model.x", (ROWS / 3) as usize, 1);
+            let meta = TensorMeta {
+                name: "model.x".into(),
+                dtype: DType::new("F32"),
+                shape: vec![ROWS / 3, 1],
+                bytes: 4 * ROWS / 3,
+            };
+            let given = vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(rows))];
+            store.save_part(&part(&joint, rank), &Inputs::shares(given).unwrap(), &options("r", 2), "").unwrap();
+        }
+        joint.wait(RANKS, Duration::ZERO).unwrap();
+        let error = joint.commit(&options("r", 2)).unwrap_err().to_string();
+        assert!(error.contains("model.x") && error.contains(what), "{error}");
+        only_first_is_left(&disk, &fate);
+    }
+}
+
+/// The one who commits dies, all parts being stored, at any point of its commit: it is committed, or it is not.
+#[test]
+fn f040_the_one_who_commits_dies() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let mut seen = [0; 2];
+    for number in 0.. {
+        let disk = disk.settled();
+        let dying = disk.process(number);
+        let Ok(store) = sim::open(&dying, &fate) else { continue };
+        let Ok(mut joint) = store.begin_joint() else { continue };
+        for rank in 0..RANKS {
+            store_part(&sim::open(&disk, &fate).unwrap(), &part(&joint, rank), &whole(2), &options("r", 2)).unwrap();
+        }
+        joint.wait(RANKS, Duration::ZERO).unwrap();
+        let committed = joint.commit(&options("r", 2)).is_ok();
+        drop(store);
+        if !dying.is_dead() {
+            break;
+        }
+        for disk in disk.crashes(32, number).into_iter().chain([disk.settled()]) {
+            fate.pass(2 * 86_400, &disk);
+            let there = sim::observe(&sim::open(&disk, &fate).unwrap()).unwrap();
+            assert_eq!(there["r@1"], sim::content_of(&whole(1)));
+            assert!(!committed || there.contains_key("r@2"));
+            seen[usize::from(there.contains_key("r@2"))] += 1;
+            match there.get("r@2") {
+                None => only_first_is_left(&disk, &fate),
+                Some(content) => {
+                    assert_eq!(*content, sim::content_of(&whole(2)));
+                    gc(&disk, &fate);
+                    let store = sim::open(&disk, &fate).unwrap();
+                    assert_eq!(sim::observe(&store).unwrap(), there);
+                    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+                    assert_eq!(files(&disk, "/store/parts"), [] as [PathBuf; 0]);
+                }
+            }
+        }
+    }
+    assert!(seen.iter().all(|n| *n > 3), "{seen:?}");
+}
+
+/// A collection while parts are being stored takes none of them.
+#[test]
+fn a_collection_beside_a_joint_save() {
+    let (disk, fate) = fresh();
+    let store = sim::open(&disk, &fate).unwrap();
+    let mut joint = store.begin_joint().unwrap();
+    for rank in 0..RANKS {
+        gc(&disk, &fate);
+        store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap();
+    }
+    fate.pass(3 * 86_400, &disk);
+    gc(&disk, &fate);
+    joint.wait(RANKS, Duration::ZERO).unwrap();
+    joint.commit(&options("r", 2)).unwrap();
+    gc(&disk, &fate);
+    assert_eq!(sim::observe(&sim::open(&disk, &fate).unwrap()).unwrap()["r@2"], sim::content_of(&whole(2)));
+}
+
+/// The log's entry is lost: packs tell what it said, if all of them are there.
+#[test]
+fn a_joint_commit_is_made_again_from_its_packs() {
+    for lost in [false, true] {
+        let (disk, fate) = fresh();
+        save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+        disk.damage(&PathBuf::from("/store/log/00000000000000000000"), Some(vec![1; 300]));
+        if lost {
+            disk.damage(&files(&disk, "/store/packs")[1], None);
+        }
+        let store = sim::open(&disk, &fate).unwrap();
+        store.repair(false).unwrap();
+        let seen = sim::observe(&sim::open(&disk, &fate).unwrap()).unwrap();
+        assert_eq!(seen.get("r@1"), (!lost).then(|| sim::content_of(&whole(1))).as_ref());
+    }
+}
+
+#[test]
+fn what_is_no_part_is_refused() {
+    let (disk, fate) = fresh();
+    let store = sim::open(&disk, &fate).unwrap();
+    let joint = store.begin_joint().unwrap();
+    let tensor = floats("model.x", 8, 1);
+    let given = |shape: Vec<u64>, rows: Rows| {
+        let meta = TensorMeta { name: "model.x".into(), dtype: DType::new("F32"), shape, bytes: 32 };
+        Inputs::shares(vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(rows))]).map(|_| ())
+    };
+    assert!(given(vec![4, 2], Rows { shape: vec![8, 2], first: 4 }).is_ok());
+    for (shape, whole, first) in [
+        (vec![4, 2], vec![8, 2], 5),
+        (vec![4, 2], vec![8, 3], 0),
+        (vec![8], vec![], 0),
+        (vec![4, 2], vec![u64::MAX, 2], 0),
+        (vec![4, 2], vec![8, 2], u64::MAX),
+    ] {
+        assert!(given(shape.clone(), Rows { shape: whole.clone(), first }).is_err(), "{shape:?} of {whole:?}");
+    }
+    let stranger = JointPart { save: SaveId([7; 16]), rank: 0, ranks: 1 };
+    assert!(matches!(store_part(&store, &stranger, &whole(1), &options("r", 1)), Err(Error::Stale { .. })));
+    let beyond = JointPart { rank: 2, ranks: 2, ..part(&joint, 0) };
+    let nothing = Inputs::shares(Vec::new()).unwrap();
+    assert_eq!(store.save_part(&beyond, &nothing, &options("r", 1), "").unwrap_err().kind(), ErrorKind::Invalid);
+    assert!(joint.commit(&options("r", 1)).is_err());
+}
