@@ -4,6 +4,7 @@
 mod buffers;
 mod checkpoint;
 mod errors;
+mod joint;
 mod rows;
 mod store;
 
@@ -18,6 +19,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<store::Store>()?;
     module.add_class::<checkpoint::Checkpoint>()?;
+    module.add_class::<joint::JointSave>()?;
     module.add_function(wrap_pyfunction!(buffers::gather, module)?)?;
     module.add_function(wrap_pyfunction!(cores, module)?)?;
     module.add_function(wrap_pyfunction!(command_line, module)?)

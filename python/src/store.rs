@@ -10,7 +10,7 @@ use serde_json::Value;
 use treering::catalog::Filter;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
-use treering::save::{Inputs, MemoryTensor, OnConflict, SaveOptions};
+use treering::save::{Inputs, JointPart, MemoryTensor, OnConflict, Rows, SaveOptions};
 use treering::store::{Durability, Options};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
@@ -19,6 +19,7 @@ use treering::{Error, ErrorKind, Result};
 use crate::buffers::Readable;
 use crate::checkpoint::Checkpoint;
 use crate::errors::raise;
+use crate::joint::JointSave;
 use crate::rows::{Collected, Row, Run, Saved, metrics};
 
 /// An opened store.
@@ -95,6 +96,43 @@ impl Store {
             };
             let inputs = Inputs::tensors(parts.into_iter().map(|part| part.tensor(&bytes)).collect::<Result<_>>()?)?;
             self.0.with_threads(threads).save(&inputs, &options).map(Saved::from)
+        })
+    }
+
+    fn begin_joint(&self, py: Python<'_>) -> PyResult<JointSave> {
+        call(py, || self.0.begin_joint()).map(JointSave::new)
+    }
+
+    /// Stores one part of a joint save. `rows` has, for each part, the shape of the whole tensor and the first row.
+    #[pyo3(signature = (save, rank, ranks, run, step, parts, rows, buffers, *, text, parent, threads))]
+    #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
+    fn save_part(
+        &self,
+        py: Python<'_>,
+        save: &str,
+        rank: u32,
+        ranks: u32,
+        run: String,
+        step: u64,
+        parts: Vec<Part>,
+        rows: Vec<Option<(Vec<u64>, u64)>>,
+        buffers: Vec<Readable>,
+        text: &str,
+        parent: Option<String>,
+        threads: usize,
+    ) -> PyResult<()> {
+        let bytes: Vec<&[u8]> = buffers.iter().map(Readable::bytes).collect();
+        call(py, || {
+            let parent = parent.map(|address| address.parse()).transpose()?;
+            let options = SaveOptions { run, step, parent, ..SaveOptions::default() };
+            let whole = rows.into_iter().map(|rows| rows.map(|(shape, first)| Rows { shape, first }));
+            let tensors = parts.into_iter().zip(whole).map(|(part, rows)| {
+                let (component, tensor) = part.tensor(&bytes)?;
+                Ok((component, tensor, rows))
+            });
+            let inputs = Inputs::shares(tensors.collect::<Result<_>>()?)?;
+            let part = JointPart { save: save.parse()?, rank, ranks };
+            self.0.with_threads(threads).save_part(&part, &inputs, &options, text).map(|_| ())
         })
     }
 
@@ -201,7 +239,7 @@ pub(crate) fn call<T: Send>(py: Python<'_>, work: impl FnOnce() -> Result<T> + S
     py.detach(work).map_err(|error| raise(py, &error))
 }
 
-fn json(what: &str, text: Option<String>) -> Result<Option<Value>> {
+pub(crate) fn json(what: &str, text: Option<String>) -> Result<Option<Value>> {
     let parsed = text.map(|text| serde_json::from_str(&text)).transpose();
     parsed.map_err(|error| Error::invalid(what, error.to_string()))
 }

@@ -163,7 +163,8 @@ impl JointSave {
         }
         let (schema, recipes) = put_together(&self.receipts)?;
         store.refresh()?;
-        let lineage = commit::lineage(&store.catalog(), &store.parent_of(options)?, options)?;
+        let parent = store.parent_of(options)?;
+        let lineage = commit::lineage(&store.catalog(), &parent, options)?;
         let staging = self.staging.take().ok_or_else(|| Error::Bug("a joint save that has ended".into()))?;
         let packs = PackWriter::shared(&store, self.save, ranks * PACKS_EACH, staging);
         let (schema_bytes, lengths) = (schema.encode(), schema.tensors.iter().map(|tensor| tensor.meta.bytes));

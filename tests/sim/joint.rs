@@ -109,8 +109,11 @@ fn what_several_processes_save_is_one_checkpoint() {
     let checkpoint = store.checkpoint(&at("r@1")).unwrap();
     assert_eq!(checkpoint.tensors().unwrap()[0].meta.shape, [ROWS, ROW]);
     // The same again, by these processes, costs its entry; and so it does by one.
-    let again = save(&disk, &fate, &whole(1), &options("r", 2)).unwrap();
-    assert_eq!((again.sizes.unchanged, again.sizes.encoded), (first.sizes.raw, 0));
+    let continued =
+        SaveOptions { parent: Some(at("r@1")), state: Some(serde_json::json!({"epoch": 2})), ..options("r", 2) };
+    let again = save(&disk, &fate, &whole(1), &continued).unwrap();
+    assert_eq!(store.checkpoint(&at("r@2")).unwrap().state().unwrap(), continued.state);
+    assert_eq!((again.sizes.unchanged, again.sizes.encoded), (first.sizes.raw, 11));
     let tensors = whole(1);
     let alone = store.save(&sim::inputs(&tensors), &options("r", 3)).unwrap();
     assert_eq!(alone.sizes.unchanged, first.sizes.raw);

@@ -91,6 +91,22 @@ class Store:
         backfill: bool = False,
         replace: bool = False,
     ) -> Saved: ...
+    def begin_joint(self) -> JointSave: ...
+    def save_part(
+        self,
+        save: str,
+        rank: int,
+        ranks: int,
+        run: str,
+        step: int,
+        parts: Sequence[tuple[str, str, str, Sequence[int], int, int, int]],
+        rows: Sequence[tuple[Sequence[int], int] | None],
+        buffers: Sequence[Any],
+        *,
+        text: str,
+        parent: str | None,
+        threads: int,
+    ) -> None: ...
     def checkpoint(self, address: str) -> Checkpoint: ...
     def find(self, address: str) -> Row: ...
     def log(self, run: str | None, superseded: bool = False) -> list[Row]: ...
@@ -112,6 +128,26 @@ class Store:
         threads: int | None = None,
     ) -> Collected: ...
     def verify(self, deep: bool) -> list[str]: ...
+
+class JointSave:
+    @property
+    def id(self) -> str: ...
+    def wait(self, ranks: int, timeout: float) -> list[str]: ...
+    def commit(
+        self,
+        run: str,
+        step: int,
+        *,
+        state: str,
+        metrics: dict[str, float],
+        tags: Sequence[str],
+        note: str | None,
+        config: str | None,
+        provenance: str | None,
+        parent: str | None,
+        replace: bool = False,
+    ) -> Saved: ...
+    def give_up(self) -> None: ...
 
 class Checkpoint:
     def row(self) -> Row: ...

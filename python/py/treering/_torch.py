@@ -203,12 +203,19 @@ def _read(tensors: Iterable[torch.Tensor]) -> dict[int, _Number]:
 
 
 def _tensor_node(tensor: torch.Tensor, encoder: Encoder, path: Path) -> Any:
-    _check(tensor, path)
+    check(tensor, path)
     node: dict[str, Any] = {"of": "torch"}
     if isinstance(tensor, torch.nn.Parameter):
         node["parameter"] = True
     if tensor.requires_grad and tensor.is_leaf:
         node["requires_grad"] = True
+    leaf, more = leaf_of(tensor)
+    return encoder.tensor(leaf, path, node | more)
+
+
+def leaf_of(tensor: torch.Tensor) -> tuple[Leaf, dict[str, Any]]:
+    """A tensor's bytes and, where these do not say it, its type and shape for its node."""
+    node: dict[str, Any] = {}
     identity = _identity(tensor)
     plain = tensor.detach().resolve_conj().resolve_neg()
     nbytes = plain.numel() * plain.element_size()
@@ -224,7 +231,7 @@ def _tensor_node(tensor: torch.Tensor, encoder: Encoder, path: Path) -> Any:
     else:
         leaf.fill = lambda into: _fill(plain, into)
         leaf.device = _Cuda(plain.device.index) if plain.is_cuda else None
-    return encoder.tensor(leaf, path, node)
+    return leaf, node
 
 
 def _fill(tensor: torch.Tensor, into: memoryview) -> None:
@@ -263,7 +270,7 @@ def _identity(tensor: torch.Tensor) -> object:
     return tensor.device, place, tensor.shape, tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg()
 
 
-def _check(tensor: torch.Tensor, path: Path) -> None:
+def check(tensor: torch.Tensor, path: Path) -> None:
     """Refuses what has no bytes of its own, or more than bytes."""
 
     def refused(what: str, hint: str | None = None) -> UnsupportedError:
@@ -272,7 +279,7 @@ def _check(tensor: torch.Tensor, path: Path) -> None:
     if isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin):
         raise refused("a parameter that has no shape yet", "call the module once before it is saved")
     if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
-        raise refused("a sharded tensor (DTensor)", "save it whole: full_tensor()")
+        raise refused("a sharded tensor (DTensor)", "treering.dcp.save saves it, or save it whole: full_tensor()")
     if tensor.is_nested:
         raise refused("a nested tensor", "save its values() and offsets()")
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):

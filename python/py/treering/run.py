@@ -338,6 +338,45 @@ class Run:
 
         return handle
 
+    # -- saves by all processes, for treering.dcp
+
+    def _begin_joint(self, step: int) -> tuple[_native.JointSave, str | None]:
+        """On the process that commits: begins one. Returns it, and the checkpoint that it continues."""
+        with self._turn:
+            self._check()
+            self._raise_failed()
+            self._check_begun(step)
+            with self._moved:
+                while self._job is not None:
+                    self._moved.wait()
+            return self.store._reader().begin_joint(), self._parent_of(step)
+
+    def _commit_joint(
+        self,
+        joint: _native.JointSave,
+        step: int,
+        state: str,
+        metrics: Mapping[str, Any] | None,
+        tags: Sequence[str],
+        note: str | None,
+        parent: str | None,
+    ) -> _native.Saved:
+        report = joint.commit(
+            self.name,
+            step,
+            state=state,
+            metrics={name: float(value) for name, value in (metrics or {}).items()},
+            tags=list(tags),
+            note=note,
+            config=self._config,
+            provenance=machine.provenance(),
+            parent=parent,
+            replace=self._replaces,
+        )
+        self._at, self._is_ours, self._has_saved = f"{self.name}@{step}", True, True
+        self._collect()
+        return report
+
     # -- reading
 
     def latest(self, *, complete: bool = False) -> Checkpoint | None:
@@ -568,9 +607,7 @@ class Run:
 
     def _save_durably(self, job: _Job) -> _native.Saved:
         native = self.store._reader()
-        step = job.handle.step
-        # The same step again is a success if it is the same, and an error if not: it continues nothing.
-        parent = self._at if self._at != f"{self.name}@{step}" else None
+        parent = self._parent_of(job.handle.step)
         try:
             return native.save(**job.arguments, parent=parent, threads=self._threads)
         except NoSpaceError:
@@ -578,6 +615,10 @@ class Run:
                 raise
             native.gc(run=self.name, threads=self._threads)
             return native.save(**job.arguments, parent=parent, threads=self._threads)
+
+    def _parent_of(self, step: int) -> str | None:
+        # The same step again is a success if it is the same, and an error if not: it continues nothing.
+        return self._at if self._at != f"{self.name}@{step}" else None
 
     def _collect(self) -> None:
         dropped, self._dropped = self._dropped, []
