@@ -212,6 +212,8 @@ impl JointSave {
             Err(differ(rank, format!("its receipt is of save {of_save}, and not of {}", self.save)))
         } else if of_rank != rank || of_ranks != ranks {
             Err(differ(rank, format!("its receipt is that of {of_rank} of {of_ranks}, and not of {rank} of {ranks}")))
+        } else if !has_own_numbers(receipt) {
+            Err(differ(rank, "its packs have numbers that are not its own".into()))
         } else {
             Ok(())
         }
@@ -227,6 +229,12 @@ impl Drop for JointSave {
     }
 }
 
+/// The packs of a part are numbered on from where its range begins.
+fn has_own_numbers(receipt: &Receipt) -> bool {
+    let own = receipt.rank * PACKS_EACH..;
+    receipt.packs.len() <= PACKS_EACH as usize && receipt.packs.iter().zip(own).all(|(pack, own)| pack.index == own)
+}
+
 fn check_ranks(ranks: u32) -> Result<()> {
     match ranks {
         1..=RANKS_MAX => Ok(()),
@@ -240,11 +248,11 @@ fn differ(rank: u32, why: String) -> Error {
 
 fn add(a: Sizes, b: Sizes) -> Sizes {
     Sizes {
-        raw: a.raw + b.raw,
-        unchanged: a.unchanged + b.unchanged,
-        deduplicated: a.deduplicated + b.deduplicated,
-        encoded: a.encoded + b.encoded,
-        stored: a.stored + b.stored,
+        raw: a.raw.saturating_add(b.raw),
+        unchanged: a.unchanged.saturating_add(b.unchanged),
+        deduplicated: a.deduplicated.saturating_add(b.deduplicated),
+        encoded: a.encoded.saturating_add(b.encoded),
+        stored: a.stored.saturating_add(b.stored),
     }
 }
 

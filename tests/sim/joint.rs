@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use treering::disk::SimulatedDisk;
+use treering::format::entry::NewPack;
+use treering::format::receipt::Receipt;
 use treering::gc::GcOptions;
 use treering::id::SaveId;
 use treering::save::{Inputs, JointPart, JointSave, MemoryTensor, Rows, SaveOptions, SaveReport};
@@ -267,6 +269,20 @@ fn f039_ranks_that_disagree() {
     let mut other = whole(2);
     other.iter_mut().filter(|t| t.name == "model.shared").for_each(|t| t.dtype = "I32");
     assert!(refused(&options("r", 2), RANKS, &other).contains("model.shared is I32"));
+    // Packs with numbers of another's, or one twice.
+    for packs in [vec![0], vec![1 << 16, 1 << 16], vec![(1 << 16) + 1]] {
+        let store = sim::open(&disk, &fate).unwrap();
+        let mut joint = store.begin_joint().unwrap();
+        (0..RANKS).for_each(|rank| store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap());
+        let path = PathBuf::from(format!("/store/parts/{}/1", joint.id()));
+        let mut receipt = Receipt::decode(&disk.content(&path).unwrap()).unwrap();
+        receipt.packs = packs.iter().map(|&index| NewPack { index, ..receipt.packs[0] }).collect();
+        disk.damage(&path, Some(receipt.encode()));
+        let error = joint.wait(RANKS, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("rank 1") && error.contains("numbers"), "{packs:?}: {error}");
+        drop(joint);
+        only_first_is_left(&disk, &fate);
+    }
     // Rows that nobody has, and rows that two have.
     let store = sim::open(&disk, &fate).unwrap();
     for (moved, what) in [(1, "by nobody"), (-1, "twice")] {
