@@ -10,8 +10,10 @@ import torch
 import torch.distributed.checkpoint as torch_dcp
 import treering
 import treering.dcp
+from examples import example
 from same import assert_same
 from test_ranks import together
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 IMPORTS = """
 import torch.nn as nn
@@ -262,3 +264,15 @@ def test_a_run_with_steps_is_not_gone_on_with_unseen(store: treering.Store) -> N
         treering.dcp.load(target, run.latest())
         treering.dcp.save(target, run, 2)
         assert [row["step"] for row in run.history()] == [1, 2]
+
+
+def test_the_example_runs(run: treering.Run) -> None:
+    model = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    loss = model(torch.ones(3)).sum()
+    loss.backward()
+    optimizer.step()
+    names = {"treering": treering, "run": run, "step": 7, "model": model, "optimizer": optimizer, "loss": loss}
+    exec(example("dcp"), names | {"get_state_dict": get_state_dict, "set_state_dict": set_state_dict})
+    assert run.latest().step == 7
+    assert_same(run[7].load("model")["weight"], model.weight.detach())
