@@ -1,5 +1,7 @@
 //! Tensors: bytes with a meaning.
 
+pub mod boxes;
+
 use std::fmt;
 
 /// The type of a tensor's elements, by its safetensors name. Names that this version does not know are kept as they

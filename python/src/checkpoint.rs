@@ -36,14 +36,22 @@ impl Checkpoint {
         Ok(call(py, || self.0.state())?.map(|value| value.to_string()))
     }
 
-    /// Fills memory with stretches of tensors: for each the tensor's number, the first byte, and the memory.
-    fn read(&self, py: Python<'_>, windows: Vec<(usize, u64, Writable)>) -> PyResult<()> {
+    /// Fills memory with stretches of tensors: for each the tensor's number, the first byte, and the memory. `in_boxes`
+    /// counts bytes as they are stored: box by box.
+    #[pyo3(signature = (windows, *, in_boxes = false))]
+    fn read(&self, py: Python<'_>, windows: Vec<(usize, u64, Writable)>, in_boxes: bool) -> PyResult<()> {
         let (places, mut buffers): (Vec<_>, Vec<_>) =
             windows.into_iter().map(|(tensor, start, buffer)| ((tensor, start), buffer)).unzip();
         let slices = disjoint(&mut buffers)?;
         let windows = places.into_iter().zip(slices);
         let windows = windows.map(|((tensor, start), bytes)| Window { tensor, start, bytes }).collect();
-        call(py, || self.0.read_into(windows))
+        call(py, || if in_boxes { self.0.read_boxes_into(windows) } else { self.0.read_into(windows) })
+    }
+
+    /// The boxes that a tensor is stored in, each with its offsets and lengths; none if it is stored as a whole.
+    fn boxes(&self, tensor: usize) -> Vec<(Vec<u64>, Vec<u64>)> {
+        let boxes = self.0.boxes(tensor).iter();
+        boxes.map(|of| (of.offsets.clone(), of.lengths.clone())).collect()
     }
 
     #[pyo3(signature = (output, *, component = None, exclude = Vec::new(), max_shard_bytes = None, force = false))]

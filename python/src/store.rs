@@ -10,7 +10,7 @@ use serde_json::Value;
 use treering::catalog::Filter;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
-use treering::save::{Inputs, JointPart, MemoryTensor, OnConflict, Rows, SaveOptions};
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions};
 use treering::store::{Durability, Options};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
@@ -103,8 +103,9 @@ impl Store {
         call(py, || self.0.begin_joint()).map(JointSave::new)
     }
 
-    /// Stores one part of a joint save. `rows` has, for each part, the shape of the whole tensor and the first row.
-    #[pyo3(signature = (save, rank, ranks, run, step, parts, rows, buffers, *, text, parent, threads))]
+    /// Stores one part of a joint save. `boxes` has, for each part, the shape of the whole tensor and where in it the
+    /// box begins.
+    #[pyo3(signature = (save, rank, ranks, run, step, parts, boxes, buffers, *, text, parent, threads))]
     #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn save_part(
         &self,
@@ -115,7 +116,7 @@ impl Store {
         run: String,
         step: u64,
         parts: Vec<Part>,
-        rows: Vec<Option<(Vec<u64>, u64)>>,
+        boxes: Vec<Option<(Vec<u64>, Vec<u64>)>>,
         buffers: Vec<Readable>,
         text: &str,
         parent: Option<String>,
@@ -125,10 +126,10 @@ impl Store {
         call(py, || {
             let parent = parent.map(|address| address.parse()).transpose()?;
             let options = SaveOptions { run, step, parent, ..SaveOptions::default() };
-            let whole = rows.into_iter().map(|rows| rows.map(|(shape, first)| Rows { shape, first }));
-            let tensors = parts.into_iter().zip(whole).map(|(part, rows)| {
+            let boxes = boxes.into_iter().map(|of| of.map(|(shape, offsets)| BoxOf { shape, offsets }));
+            let tensors = parts.into_iter().zip(boxes).map(|(part, of)| {
                 let (component, tensor) = part.tensor(&bytes)?;
-                Ok((component, tensor, rows))
+                Ok((component, tensor, of))
             });
             let inputs = Inputs::shares(tensors.collect::<Result<_>>()?)?;
             let part = JointPart { save: save.parse()?, rank, ranks };

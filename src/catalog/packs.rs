@@ -8,6 +8,7 @@ use super::fold::PackRef;
 use super::{Catalog, broken, seal};
 use crate::env::Time;
 use crate::error::Result;
+use crate::format::entry::NewPack;
 use crate::id::{ChunkId, Hash, PackId, SaveId};
 use crate::wire::{Reader, Write};
 
@@ -26,6 +27,13 @@ pub struct PackRow {
     pub refs: u64,
     /// Where it stands.
     pub state: PackState,
+}
+
+impl PackRow {
+    /// One that no entry names yet, and that has no row.
+    pub(crate) fn of_new(pack: PackId, new: &NewPack) -> PackRow {
+        PackRow { row: 0, pack, bytes: new.bytes, footer: new.footer, refs: 0, state: PackState::Live }
+    }
 }
 
 /// Where a pack stands between its commit and its end.

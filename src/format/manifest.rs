@@ -15,21 +15,30 @@
 //! schema   "TRMS" · version u8 · count of components varint · names · count of files varint
 //!          · count of dtypes varint · names
 //!          · count of tensors varint · for each: component varint, file varint, name, dtype varint, rank varint,
-//!            dimensions varint, length in bytes varint, alias varint (0: none; n: the same bytes as tensor n - 1)
+//!            dimensions varint, length in bytes varint, alias varint (0: none; n: the same bytes as tensor n - 1),
+//!            boxes, in version 1
+//! boxes    count varint · for each: offsets varint, one for each dimension, lengths varint, likewise
 //! block    "TRMB" · version u8 · count varint · for each tensor: flag u8, id 32
 //! ```
 //! Tensors are sorted by component, then file, then place in the file; a name is UTF-8 behind its length (varint).
+//!
+//! A tensor's bytes are in row-major order. One that processes had sharded otherwise than by rows has boxes: its byte string
+//! is that of the first box, in row-major order, then that of the next; together they hold each element once. A schema
+//! has version 1 if some tensor has boxes, and else version 0.
 
 use crate::chunk;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::id::ChunkId;
+use crate::tensor::boxes::{self, TensorBox};
 use crate::tensor::{DType, TensorMeta};
 use crate::wire::{Reader, WireError, Write};
 
 /// Tensors in a block.
 pub const BLOCK_TENSORS: usize = 256;
 const VERSION: u8 = 0;
+/// The version of a schema with boxes.
+const VERSION_BOXES: u8 = 1;
 const RANK_MAX: usize = 4096;
 
 type Parsed<T> = std::result::Result<T, WireError>;
@@ -98,6 +107,8 @@ pub struct SchemaTensor {
     pub meta: TensorMeta,
     /// It is the same tensor as that one.
     pub alias: Option<u32>,
+    /// Its boxes, in the order in which they are stored; none if it is stored as a whole.
+    pub boxes: Vec<TensorBox>,
 }
 
 /// The ids of up to [`BLOCK_TENSORS`] tensors: whether it is a recipe's, and the id.
@@ -229,7 +240,8 @@ impl Schema {
         dtypes.dedup();
         let mut out = Vec::with_capacity(64 * self.tensors.len());
         out.put(b"TRMS");
-        out.put_u8(VERSION);
+        let has_boxes = self.tensors.iter().any(|t| !t.boxes.is_empty());
+        out.put_u8(if has_boxes { VERSION_BOXES } else { VERSION });
         out.put_varint(self.components.len() as u64);
         self.components.iter().for_each(|name| out.put_counted(name.as_bytes()));
         out.put_varint(self.files.into());
@@ -246,6 +258,9 @@ impl Schema {
             tensor.meta.shape.iter().for_each(|&d| out.put_varint(d));
             out.put_varint(tensor.meta.bytes);
             out.put_varint(tensor.alias.map_or(0, |n| u64::from(n) + 1));
+            if has_boxes {
+                put_boxes(&tensor.boxes, &mut out);
+            }
         }
         out
     }
@@ -263,7 +278,10 @@ impl Schema {
 }
 
 fn parse_schema(bytes: &[u8]) -> Parsed<Schema> {
-    let mut from = open(bytes, b"TRMS")?;
+    let (mut from, version) = open_version(bytes, b"TRMS")?;
+    if version > VERSION_BOXES {
+        return Err("of a version that is not known".into());
+    }
     let components = (0..from.count(1)?).map(|_| Ok(from.str()?.to_string())).collect::<Parsed<Vec<_>>>()?;
     let files = u32::try_from(from.varint()?).map_err(|_| WireError::from("too many files"))?;
     let dtypes = (0..from.count(1)?).map(|_| Ok(DType::new(from.str()?))).collect::<Parsed<Vec<_>>>()?;
@@ -284,6 +302,7 @@ fn parse_schema(bytes: &[u8]) -> Parsed<Schema> {
             0 => None,
             other => Some(other as u32 - 1),
         };
+        let boxes = if version == VERSION_BOXES { take_boxes(&mut from, rank)? } else { Vec::new() };
         if tensors.last().is_some_and(|before: &SchemaTensor| before.component > component) {
             return Err("tensors that are not sorted by component".into());
         }
@@ -291,10 +310,37 @@ fn parse_schema(bytes: &[u8]) -> Parsed<Schema> {
         if !meta.fits() {
             return Err("a shape that does not fit its bytes".into());
         }
-        tensors.push(SchemaTensor { component, file, meta, alias });
+        if !boxes.is_empty() && !boxes::tile(&boxes, &meta) {
+            return Err("boxes that are not all of a tensor, each element once".into());
+        }
+        tensors.push(SchemaTensor { component, file, meta, alias, boxes });
     }
     from.end()?;
     Ok(Schema { components, files, tensors })
+}
+
+fn put_boxes(boxes: &[TensorBox], out: &mut Vec<u8>) {
+    out.put_varint(boxes.len() as u64);
+    let numbers = boxes.iter().flat_map(|of| of.offsets.iter().chain(&of.lengths));
+    numbers.for_each(|&n| out.put_varint(n));
+}
+
+fn take_boxes(from: &mut Reader<'_>, rank: usize) -> Parsed<Vec<TensorBox>> {
+    let numbers = |from: &mut Reader<'_>| (0..rank).map(|_| from.varint()).collect::<Parsed<Vec<u64>>>();
+    let count = from.count(2 * rank)?;
+    (0..count).map(|_| Ok(TensorBox { offsets: numbers(from)?, lengths: numbers(from)? })).collect()
+}
+
+impl SchemaTensor {
+    /// The id of a tensor with these bytes: equal ids are equal tensors. Bytes in boxes are others than in order.
+    pub fn id_of(&self, stored: &Stored) -> ChunkId {
+        if self.boxes.is_empty() {
+            return stored.id;
+        }
+        let mut bytes = stored.id.0.to_vec();
+        put_boxes(&self.boxes, &mut bytes);
+        ChunkId::of(&bytes)
+    }
 }
 
 impl Block {
@@ -325,11 +371,19 @@ impl Block {
 }
 
 fn open<'a>(bytes: &'a [u8], magic: &[u8; 4]) -> Parsed<Reader<'a>> {
-    let mut from = Reader::new(bytes);
-    if &from.array::<4>()? != magic || from.u8()? != VERSION {
-        return Err("not of this kind or version".into());
+    match open_version(bytes, magic)? {
+        (from, VERSION) => Ok(from),
+        _ => Err("of a version that is not known".into()),
     }
-    Ok(from)
+}
+
+fn open_version<'a>(bytes: &'a [u8], magic: &[u8; 4]) -> Parsed<(Reader<'a>, u8)> {
+    let mut from = Reader::new(bytes);
+    if &from.array::<4>()? != magic {
+        return Err("not of this kind".into());
+    }
+    let version = from.u8()?;
+    Ok((from, version))
 }
 
 fn take_flag(from: &mut Reader<'_>) -> Parsed<bool> {
@@ -376,14 +430,18 @@ mod tests {
     }
 
     prop_compose! {
-        fn schema()(mut places in proptest::collection::vec((0u32..3, 0u32..2, any::<Vec<u64>>()), 0..20)) -> Schema {
+        fn schema()(
+            mut places in proptest::collection::vec((0u32..3, 0u32..2, any::<Vec<u64>>()), 0..20), columns: bool,
+        ) -> Schema {
             places.sort();
             let tensors = places.into_iter().enumerate().map(|(i, (component, file, shape))| {
                 // A type that is not known may have any shape.
                 let n = i as u64;
                 let (dtype, shape, bytes) = if i % 2 == 0 { ("F32", vec![n, 1], 4 * n) } else { ("odd", shape, n) };
                 let meta = TensorMeta { name: format!("é{i}"), dtype: DType::new(dtype), shape, bytes };
-                SchemaTensor { component, file, meta, alias: (i > 3).then_some(2) }
+                let row = |i| TensorBox { offsets: vec![i, 0], lengths: vec![1, 1] };
+                let boxes = if columns && i == 4 { (0..4).map(row).collect() } else { Vec::new() };
+                SchemaTensor { component, file, meta, alias: (i > 3).then_some(2), boxes }
             });
             Schema { components: vec!["model".into(), "o".into(), "x".into()], files: 2, tensors: tensors.collect() }
         }

@@ -14,6 +14,7 @@ use crate::format::entry::{NewPack, Sizes};
 use crate::format::names;
 use crate::id::{ChunkId, Hash, PackId, SaveId};
 use crate::tensor::TensorMeta;
+use crate::tensor::boxes::{Runs, TensorBox};
 
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub struct Receipt {
     pub note: String,
 }
 
-/// Rows of a tensor, or all of it.
+/// A box of a tensor, or all of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Share {
@@ -55,9 +56,11 @@ pub struct Share {
     pub shape: Vec<u64>,
     /// Its length in bytes.
     pub bytes: u64,
-    /// Where in the whole tensor these bytes begin.
-    pub begin: u64,
-    /// Their chunks, in order.
+    /// Where in the whole tensor the box begins, in each dimension.
+    pub offsets: Vec<u64>,
+    /// Its length in each dimension.
+    pub lengths: Vec<u64>,
+    /// The chunks of its bytes, in row-major order.
     pub chunks: Vec<(ChunkId, u32)>,
 }
 
@@ -93,15 +96,21 @@ impl Share {
         TensorMeta { name: self.name.clone(), dtype, shape: self.shape.clone(), bytes: self.bytes }
     }
 
-    /// How many bytes these are.
-    pub fn length(&self) -> u64 {
-        self.chunks.iter().map(|(_, length)| u64::from(*length)).sum()
+    /// Which box of it this is.
+    pub fn place(&self) -> TensorBox {
+        TensorBox { offsets: self.offsets.clone(), lengths: self.lengths.clone() }
     }
 
     fn is_sound(&self) -> bool {
         let named = names::check_component(&self.component).is_ok() && names::check_tensor(&self.name).is_ok();
         let fits = |(_, length): &(ChunkId, u32)| *length > 0 && *length as usize <= chunk::MAX;
-        let within = self.begin.checked_add(self.length()).is_some_and(|end| end <= self.bytes);
-        named && self.meta().fits() && self.chunks.iter().all(fits) && within
+        let bytes: u64 = self.chunks.iter().map(|(_, length)| u64::from(*length)).sum();
+        let (place, meta) = (self.place(), self.meta());
+        // All of a tensor whose type is not known has no runs.
+        let filled = match place == TensorBox::whole(&self.shape) {
+            true => bytes == self.bytes,
+            false => Runs::new(&place, &meta).is_some_and(|runs| runs.bytes() == bytes),
+        };
+        named && meta.fits() && self.chunks.iter().all(fits) && filled
     }
 }

@@ -2,16 +2,24 @@
 //!
 //! A [`Window`] is a stretch of a tensor and the memory for it. Many windows are read at once, chunk by chunk on all
 //! threads; a chunk that lies whole in its window is decoded right where it is wanted. Only the chunks that a window
-//! touches are read.
+//! touches are read. A tensor that is stored in boxes is read box by box, and put in order from there.
 
 use std::ops::Range;
 
 use super::Checkpoint;
 use crate::error::{Error, Result};
+use crate::format::names;
 use crate::id::ChunkId;
 use crate::monitor::Unit;
 use crate::parallel;
 use crate::store::{ChunkTool, PackSet};
+use crate::tensor::TensorMeta;
+use crate::tensor::boxes::{Runs, TensorBox};
+
+/// Bytes of a box that are decoded before they are put in order.
+const GATHER_BYTES: u64 = 16 << 20;
+/// Bytes of a tensor that are put in order before they are passed on.
+const ORDERED_BYTES: u64 = 64 << 20;
 
 /// A stretch of a tensor's bytes, and where they are to go.
 #[derive(Debug)]
@@ -48,12 +56,46 @@ impl Checkpoint {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn read_into(&self, windows: Vec<Window<'_>>) -> Result<()> {
+        self.reading(windows, |windows| {
+            let (boxed, plain): (Vec<_>, Vec<_>) = windows.into_iter().partition(|w| !self.boxes(w.tensor).is_empty());
+            self.fill(plain)?;
+            boxed.into_iter().try_for_each(|window| self.gather(window))
+        })
+    }
+
+    /// The same in the order in which tensors are stored: [`Window::start`] counts the bytes of a tensor's boxes, one
+    /// box after the other.
+    pub fn read_boxes_into(&self, windows: Vec<Window<'_>>) -> Result<()> {
+        self.reading(windows, |windows| self.fill(windows))
+    }
+
+    /// The boxes of a tensor, by its place in [`Checkpoint::metas`], in the order in which they are stored. None if its
+    /// bytes are in row-major order: it was saved by one process, or sharded by rows.
+    pub fn boxes(&self, tensor: usize) -> &[TensorBox] {
+        self.manifest.schema.tensors.get(tensor).map_or(&[], |tensor| &tensor.boxes)
+    }
+
+    /// The id of each tensor, in the order of [`Checkpoint::metas`]: equal ids are equal bytes. `None` in a component
+    /// that was dropped.
+    pub fn ids(&self) -> impl Iterator<Item = Option<ChunkId>> + '_ {
+        let each = self.tensors.iter().zip(&self.manifest.schema.tensors);
+        each.map(|(stored, tensor)| stored.map(|stored| tensor.id_of(&stored)))
+    }
+
+    fn reading<'w>(&self, windows: Vec<Window<'w>>, read: impl FnOnce(Vec<Window<'w>>) -> Result<()>) -> Result<()> {
         let total = windows.iter().map(|window| window.bytes.len() as u64).sum();
+        self.store.monitor().begin("reading", Some(total), Unit::Bytes);
+        let done = read(windows);
+        self.store.monitor().end();
+        done.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))
+    }
+
+    /// Fills windows with bytes as they are stored.
+    fn fill(&self, windows: Vec<Window<'_>>) -> Result<()> {
         let chunks = &self.manifest.chunks;
         let mut jobs = Jobs { checkpoint: self, windows: windows.into_iter(), tool: ChunkTool::default(), open: None };
         let threads = self.store.threads();
-        self.store.monitor().begin("reading", Some(total), Unit::Bytes);
-        let done = parallel::ordered(
+        parallel::ordered(
             threads,
             4 * threads,
             || self.store.check_stop().and_then(|()| jobs.next()),
@@ -63,21 +105,56 @@ impl Checkpoint {
                 job.run(chunks, tool, buffer)
             },
             |()| Ok(()),
-        );
-        self.store.monitor().end();
-        done.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))
+        )
     }
 
-    /// The id of each tensor, in the order of [`Checkpoint::metas`]: equal ids are equal bytes. `None` in a component
-    /// that was dropped.
-    pub fn ids(&self) -> impl Iterator<Item = Option<ChunkId>> + '_ {
-        self.tensors.iter().map(|stored| stored.map(|stored| stored.id))
+    /// Fills a window of a tensor that is stored in boxes.
+    fn gather(&self, window: Window<'_>) -> Result<()> {
+        let Window { tensor, start, bytes: out } = window;
+        let meta = &self.manifest.schema.tensors[tensor].meta;
+        let end = start.checked_add(out.len() as u64).filter(|end| *end <= meta.bytes);
+        let stretch = start..end.ok_or_else(|| outside(meta, start, out.len()))?;
+        let (mut buffer, mut stored_at) = (Vec::new(), 0);
+        for of in self.boxes(tensor) {
+            let runs = Runs::new(of, meta).ok_or_else(|| Error::Bug("a box outside its tensor".into()))?;
+            let wanted = runs.within(&stretch);
+            for begin in wanted.clone().step_by(GATHER_BYTES as usize) {
+                let part = begin..wanted.end.min(begin + GATHER_BYTES);
+                buffer.resize((part.end - part.start) as usize, 0);
+                self.fill(vec![Window { tensor, start: stored_at + part.start, bytes: &mut buffer }])?;
+                let mut rest = &buffer[..];
+                for (at, length) in runs.pieces(part) {
+                    let (piece, after) = rest.split_at(length as usize);
+                    out[(at - start) as usize..][..piece.len()].copy_from_slice(piece);
+                    rest = after;
+                }
+            }
+            stored_at += runs.bytes();
+        }
+        Ok(())
+    }
+
+    /// Passes the bytes of a tensor that is stored in boxes to `sink`, in order, with the place of each stretch.
+    pub(super) fn in_order(&self, tensor: usize, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
+        let total = self.manifest.schema.tensors[tensor].meta.bytes;
+        let mut buffer = Vec::new();
+        for start in (0..total).step_by(ORDERED_BYTES as usize) {
+            buffer.resize((total - start).min(ORDERED_BYTES) as usize, 0);
+            self.gather(Window { tensor, start, bytes: &mut buffer })?;
+            sink(start, &buffer)?;
+        }
+        Ok(())
     }
 
     /// For each tensor, the earlier one that it was saved as the same memory of.
     pub fn ties(&self) -> impl Iterator<Item = Option<usize>> + '_ {
         self.manifest.schema.tensors.iter().map(|tensor| tensor.alias.map(|alias| alias as usize))
     }
+}
+
+fn outside(meta: &TensorMeta, start: u64, length: usize) -> Error {
+    let what = format!("{length} bytes of tensor {} from {start}", names::printable(&meta.name));
+    Error::invalid(what, format!("it is {} bytes long", meta.bytes))
 }
 
 /// Takes the windows apart into chunks.
@@ -132,8 +209,7 @@ impl<'w> Jobs<'_, 'w> {
         })?;
         let end = window.start.checked_add(window.bytes.len() as u64);
         if end.is_none_or(|end| end > stored.bytes) {
-            let what = format!("{} bytes of tensor {} from {}", window.bytes.len(), tensor.meta.name, window.start);
-            return Err(Error::invalid(what, format!("it is {} bytes long", stored.bytes)));
+            return Err(outside(&tensor.meta, window.start, window.bytes.len()));
         }
         let mut recipe = manifest.chunks.recipe(&stored, &mut self.tool)?.0;
         recipe.reverse();

@@ -173,9 +173,12 @@ impl Checkpoint {
 
     /// The bytes of one tensor, by its name or `COMPONENT:NAME`; `sink` gets them in order, each checked.
     pub fn read_tensor(&self, name: &str, sink: &mut dyn Write) -> Result<TensorMeta> {
-        let (tensor, stored) = self.find(name)?;
-        self.copy(&stored, sink)?;
-        Ok(tensor.meta.clone())
+        let (number, stored) = self.find(name)?;
+        match self.boxes(number) {
+            [] => self.copy(&stored, sink)?,
+            _ => self.in_order(number, &mut |_, bytes| write_to(sink, bytes))?,
+        }
+        Ok(self.manifest.schema.tensors[number].meta.clone())
     }
 
     /// The bytes of a side file.
@@ -203,7 +206,7 @@ impl Checkpoint {
         let plan = self.plan(options)?;
         let bytes = plan.bytes();
         self.store.monitor().begin("restoring", Some(bytes), Unit::Bytes);
-        let done = write::write(&self.store, &self.manifest.chunks, &plan, output, options.force);
+        let done = write::write(self, &plan, output, options.force);
         self.store.monitor().end();
         done.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))?;
         let files = if plan.folder { plan.files.iter().map(|file| file.name.clone()).collect() } else { Vec::new() };
@@ -223,14 +226,15 @@ impl Checkpoint {
         let selection = Selection::new(options, &self.manifest.schema.components, &self.info().address())?;
         if selection.is_all() && self.tensors.iter().all(Option::is_some) && options.max_shard_bytes.is_none() {
             let headers = self.manifest.root.files.iter().all(|file| file.header.is_some());
-            if headers {
+            if headers && self.manifest.schema.tensors.iter().all(|tensor| tensor.boxes.is_empty()) {
                 return plan::whole(&self.manifest, &self.tensors);
             }
         }
         plan::selected(&self.manifest, &self.tensors, &selection, options.max_shard_bytes)
     }
 
-    fn find(&self, name: &str) -> Result<(&SchemaTensor, Stored)> {
+    /// The number of a tensor, and how it is stored.
+    fn find(&self, name: &str) -> Result<(usize, Stored)> {
         let schema = &self.manifest.schema;
         let address = self.info().address();
         let named = |t: &&SchemaTensor| {
@@ -252,7 +256,7 @@ impl Checkpoint {
         }
         let component = schema.components[tensor.component as usize].clone();
         let stored = self.tensors[at].ok_or(Error::Thinned { what: component, checkpoint: address })?;
-        Ok((tensor, stored))
+        Ok((at, stored))
     }
 
     fn copy(&self, stored: &Stored, sink: &mut dyn Write) -> Result<()> {
@@ -261,8 +265,7 @@ impl Checkpoint {
         for (chunk, length) in self.manifest.chunks.recipe(stored, &mut tool)?.0 {
             bytes.resize(length as usize, 0);
             self.manifest.chunks.read(chunk, &mut tool, &mut bytes)?;
-            let written = sink.write_all(&bytes);
-            written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("the output"), source })?;
+            write_to(sink, &bytes)?;
         }
         Ok(())
     }
@@ -271,7 +274,7 @@ impl Checkpoint {
         let mut info = TensorInfo {
             component: self.manifest.schema.components[tensor.component as usize].clone(),
             meta: tensor.meta.clone(),
-            id: stored.map(|stored| stored.id),
+            id: stored.map(|stored| tensor.id_of(stored)),
             chunks: 0,
             stored_bytes: 0,
             encodings: Vec::new(),
@@ -293,4 +296,9 @@ impl Checkpoint {
         info.packs = packs.into_iter().collect();
         Ok(info)
     }
+}
+
+fn write_to(sink: &mut dyn Write, bytes: &[u8]) -> Result<()> {
+    let written = sink.write_all(bytes);
+    written.map_err(|source| Error::Io { op: "write", path: PathBuf::from("the output"), source })
 }

@@ -38,6 +38,8 @@ pub(super) struct Piece {
 #[derive(Debug)]
 pub(super) enum Source {
     Stored(Stored),
+    /// A tensor that is stored in boxes: its number, and its length.
+    Boxes(usize, u64),
     Made(Vec<u8>),
 }
 
@@ -64,6 +66,7 @@ impl OutFile {
         let offset = self.bytes;
         self.bytes += match &source {
             Source::Stored(stored) => stored.bytes,
+            Source::Boxes(_, bytes) => *bytes,
             Source::Made(bytes) => bytes.len() as u64,
         };
         self.pieces.push(Piece { offset, source });
@@ -171,8 +174,8 @@ pub(super) fn selected(
     shard_bytes: Option<u64>,
 ) -> Result<Plan> {
     let address = manifest.row.address();
-    let mut chosen: Vec<(TensorMeta, Stored)> = Vec::new();
-    for (tensor, stored) in manifest.schema.tensors.iter().zip(tensors) {
+    let mut chosen: Vec<(TensorMeta, Source)> = Vec::new();
+    for (number, (tensor, stored)) in manifest.schema.tensors.iter().zip(tensors).enumerate() {
         let component = &manifest.schema.components[tensor.component as usize];
         if !selection.wants(component, &tensor.meta.name) {
             continue;
@@ -180,7 +183,11 @@ pub(super) fn selected(
         match stored {
             Some(stored) => {
                 let name = selection.name(&tensor.meta.name).to_string();
-                chosen.push((TensorMeta { name, ..tensor.meta.clone() }, *stored));
+                let source = match tensor.boxes.is_empty() {
+                    true => Source::Stored(*stored),
+                    false => Source::Boxes(number, stored.bytes),
+                };
+                chosen.push((TensorMeta { name, ..tensor.meta.clone() }, source));
             }
             // What was dropped is only an error if it was asked for by name.
             None if selection.component.is_none() => {}
@@ -205,7 +212,7 @@ pub(super) fn selected(
             if sharded { safetensors::shard_name("model", number, shards.len()) } else { "model.safetensors".into() };
         let mut out = OutFile::new(&name);
         out.push(Source::Made(safetensors::write_header(&metas[range.clone()], &metadata)));
-        chosen[range.clone()].iter().for_each(|(_, stored)| out.push(Source::Stored(*stored)));
+        chosen.drain(..range.len()).for_each(|(_, source)| out.push(source));
         files.push(out);
     }
     if sharded {
@@ -220,5 +227,5 @@ pub(super) fn selected(
         files.extend(side_files(manifest).filter(|file| !file.name.ends_with(safetensors::INDEX_SUFFIX)));
     }
     let folder = sharded || shard_bytes.is_some() || files.len() > 1;
-    Ok(Plan { folder, files, tensors: chosen.len() as u64, identical: false })
+    Ok(Plan { folder, files, tensors: metas.len() as u64, identical: false })
 }

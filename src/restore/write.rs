@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use super::Checkpoint;
 use super::plan::{Plan, Source};
 use crate::error::{Context, Error, Result};
 use crate::format::names;
@@ -13,9 +14,9 @@ use crate::parallel;
 use crate::store::{ChunkTool, PackSet, Store};
 
 /// Writes the plan to `output`.
-pub(super) fn write(store: &Store, chunks: &PackSet, plan: &Plan, output: &Path, force: bool) -> Result<()> {
-    let target = Target::new(store, output, plan.folder, force)?;
-    let written = write_files(store, chunks, plan, &target.temporary);
+pub(super) fn write(checkpoint: &Checkpoint, plan: &Plan, output: &Path, force: bool) -> Result<()> {
+    let target = Target::new(&checkpoint.store, output, plan.folder, force)?;
+    let written = write_files(checkpoint, plan, &target.temporary);
     match written {
         Ok(()) => target.put_in_place(),
         Err(error) => {
@@ -25,7 +26,8 @@ pub(super) fn write(store: &Store, chunks: &PackSet, plan: &Plan, output: &Path,
     }
 }
 
-fn write_files(store: &Store, chunks: &PackSet, plan: &Plan, root: &Path) -> Result<()> {
+fn write_files(checkpoint: &Checkpoint, plan: &Plan, root: &Path) -> Result<()> {
+    let (store, chunks) = (&checkpoint.store, &checkpoint.manifest.chunks);
     let mut outputs = Vec::new();
     for file in &plan.files {
         let path = if plan.folder { below(root, &file.name)? } else { root.to_path_buf() };
@@ -57,6 +59,14 @@ fn write_files(store: &Store, chunks: &PackSet, plan: &Plan, root: &Path) -> Res
         },
         |()| Ok(()),
     )?;
+    for ((path, file), out) in outputs.iter().zip(&plan.files) {
+        for piece in &out.pieces {
+            let Source::Boxes(tensor, _) = piece.source else { continue };
+            checkpoint.in_order(tensor, &mut |at, bytes| {
+                file.write_all_at(bytes, piece.offset + at).context("write", path)
+            })?;
+        }
+    }
     parallel::for_each(store.threads(), &outputs, || (), |(), (path, file)| file.sync_all().context("sync", path))
 }
 
@@ -102,6 +112,8 @@ impl<'a> Jobs<'a> {
                 Source::Made(bytes) => {
                     return Ok(Some(Job { file: self.file, offset: piece.offset, bytes: JobBytes::Made(bytes) }));
                 }
+                // Put in order in the end, one after the other.
+                Source::Boxes(..) => {}
                 Source::Stored(stored) => {
                     self.recipe = self.chunks.recipe(stored, &mut self.tool)?.0;
                     self.recipe.reverse();

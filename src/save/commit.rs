@@ -74,7 +74,7 @@ impl Store {
         let before = lineage(&self.catalog(), &parent, options)?;
         if let Some(existing) = before.existing.as_ref().filter(|row| row.manifest == manifest) {
             self.add_metrics(existing, options)?;
-            self.heal_identical(save, packs)?;
+            self.heal_identical(save, packs, others)?;
             return Ok(self.report_existing(existing, SaveOutcome::Identical, sizes, started));
         }
         self.check_conflict(&self.catalog(), &before, options)?;
@@ -84,7 +84,7 @@ impl Store {
             parent: None,
             manifest,
             schema,
-            packs: others,
+            packs: others.iter().map(|(pack, _)| *pack).collect(),
             needs: Needs::default(),
             tensors,
             sizes,
@@ -99,8 +99,9 @@ impl Store {
             replaces: None,
         };
         fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
-        let published = publish(packs, &commit)?;
-        commit.packs.extend(&published.packs);
+        let mut published = publish(packs, &commit)?;
+        published.add(others);
+        commit.packs.clone_from(&published.packs);
         commit.sizes.stored = commit.packs.iter().map(|pack| pack.bytes).sum();
 
         let mut superseded = Vec::new();

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 
 use super::ingest::Bytes;
+use super::reference::Counterpart;
 use crate::chunk::{self, inherit};
 use crate::error::{Error, Result};
-use crate::format::manifest::{Recipe, Stored};
+use crate::format::manifest::Recipe;
 use crate::id::ChunkId;
 use crate::store::{ChunkTool, PackSet};
 use crate::tensor::Layout;
@@ -20,12 +21,10 @@ pub(super) struct Part<'a> {
     pub(super) offset: u64,
     pub(super) length: u64,
     pub(super) layout: Layout,
-    /// Its counterpart in the reference, and whether that has the same shape.
-    pub(super) counterpart: Option<(Stored, bool)>,
-    /// Where in its counterpart it begins: only rows of a tensor begin elsewhere than at 0.
-    pub(super) begin: u64,
+    /// Its counterpart in the reference.
+    pub(super) counterpart: Option<Counterpart>,
     /// Its counterpart in the checkpoint that bases are taken from, where that is not the reference.
-    pub(super) anchor: Option<Stored>,
+    pub(super) anchor: Option<Counterpart>,
     /// The part that it seems to be the cast of.
     pub(super) cast_of: Option<usize>,
     /// Which component it belongs to; 0 for what belongs to none.
@@ -186,13 +185,13 @@ impl<'a> Cutter<'a> {
 
     /// An anchor that cannot be read is no help; the save does not depend on it.
     fn anchor_of(&mut self, part: &Part<'_>) -> HashMap<u64, (ChunkId, u32)> {
-        let (Some(stored), Some(bases)) = (part.anchor, self.bases) else { return HashMap::new() };
-        let Ok(Recipe(chunks)) = bases.recipe(&stored, &mut self.tool) else { return HashMap::new() };
+        let (Some(anchor), Some(bases)) = (part.anchor, self.bases) else { return HashMap::new() };
+        let Ok(Recipe(chunks)) = bases.recipe(&anchor.stored, &mut self.tool) else { return HashMap::new() };
         let mut offset = 0;
         let at = |chunk: (ChunkId, u32)| {
             let at = offset;
             offset += u64::from(chunk.1);
-            Some((u64::checked_sub(at, part.begin)?, chunk))
+            Some((u64::checked_sub(at, anchor.begin.unwrap_or(0))?, chunk))
         };
         chunks.into_iter().filter_map(at).collect()
     }
@@ -203,8 +202,8 @@ impl<'a> Cutter<'a> {
         if let Some(lengths) = source.filter(|lengths| lengths.iter().all(|length| length % 4 == 0)) {
             return Ok(Cuts::Halves(lengths.iter().map(|length| length / 2).collect(), 0));
         }
-        let (Some((stored, same_shape)), Some(chunks)) = (part.counterpart, self.chunks) else { return Ok(by_content) };
-        let theirs = match chunks.recipe(&stored, &mut self.tool) {
+        let (Some(counterpart), Some(chunks)) = (part.counterpart, self.chunks) else { return Ok(by_content) };
+        let theirs = match chunks.recipe(&counterpart.stored, &mut self.tool) {
             Ok(Recipe(theirs)) => theirs,
             // It is no help; the save does not depend on it.
             Err(error) => {
@@ -212,8 +211,10 @@ impl<'a> Cutter<'a> {
                 return Ok(by_content);
             }
         };
-        if same_shape && part.begin + part.length <= stored.bytes {
-            return Ok(Cuts::Fixed(within(&theirs, part.begin, part.length), 0));
+        if let Some(begin) = counterpart.begin
+            && begin + part.length <= counterpart.stored.bytes
+        {
+            return Ok(Cuts::Fixed(within(&theirs, begin, part.length), 0));
         }
         if part.length <= chunk::MIN as u64 || theirs.is_empty() {
             return Ok(by_content);

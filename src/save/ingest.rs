@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Context, Error, Result};
 use crate::format::{names, safetensors};
+use crate::tensor::boxes::{Runs, TensorBox};
 use crate::tensor::{Layout, TensorMeta};
 
 /// The name under which a single file is kept.
@@ -44,17 +45,17 @@ pub(super) struct InputTensor {
     /// Which of the file's sources, and where in it.
     pub(super) source: usize,
     pub(super) offset: u64,
-    /// What it is rows of.
-    pub(super) rows: Option<Rows>,
+    /// What it is a box of.
+    pub(super) of: Option<BoxOf>,
 }
 
-/// Rows of a tensor whose other rows other processes have.
+/// What a tensor is a box of: other processes have the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rows {
+pub struct BoxOf {
     /// The shape of the whole tensor.
     pub shape: Vec<u64>,
-    /// The first of them.
-    pub first: u64,
+    /// Where in it the box begins, in each dimension.
+    pub offsets: Vec<u64>,
 }
 
 /// A tensor in memory.
@@ -118,11 +119,11 @@ impl<'a> Inputs<'a> {
         Inputs::shares(tensors.into_iter().map(|(component, tensor)| (component, tensor, None)).collect())
     }
 
-    /// Tensors in memory, and rows of tensors, for one part of a joint save.
-    pub fn shares(tensors: Vec<(Option<String>, MemoryTensor<'a>, Option<Rows>)>) -> Result<Inputs<'a>> {
+    /// Tensors in memory, and boxes of tensors, for one part of a joint save.
+    pub fn shares(tensors: Vec<(Option<String>, MemoryTensor<'a>, Option<BoxOf>)>) -> Result<Inputs<'a>> {
         let mut bytes = Vec::with_capacity(tensors.len());
         let mut inputs = Inputs::default();
-        for (source, (component, tensor, rows)) in tensors.into_iter().enumerate() {
+        for (source, (component, tensor, of)) in tensors.into_iter().enumerate() {
             let name = names::printable(&tensor.meta.name).into_owned();
             names::check_tensor(&tensor.meta.name)?;
             let given = tensor.bytes.len() as u64;
@@ -132,13 +133,13 @@ impl<'a> Inputs<'a> {
                     format!("{given} bytes do not fit its type and shape"),
                 ));
             }
-            if rows.as_ref().is_some_and(|rows| !rows.hold(&tensor.meta)) {
-                return Err(Error::invalid(format!("tensor {name}"), "these are no rows of the whole one"));
+            if of.as_ref().is_some_and(|of| !of.holds(&tensor.meta)) {
+                return Err(Error::invalid(format!("tensor {name}"), "it is no box of the whole one"));
             }
             bytes.push(Bytes::Memory(tensor.bytes));
             let component = component.unwrap_or_else(|| names::component_of(&tensor.meta.name).to_string());
             names::check_component(&component)?;
-            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0, rows });
+            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0, of });
         }
         inputs.files.push(InputFile { name: SINGLE_FILE.into(), header: None, bytes });
         inputs.check()
@@ -217,7 +218,7 @@ impl<'a> Inputs<'a> {
             source: 0,
             offset: parsed.data_start + entry.begin,
             meta: entry.meta,
-            rows: None,
+            of: None,
         }));
         self.files.push(InputFile { name, header: Some(header), bytes: vec![bytes] });
         Ok(())
@@ -229,8 +230,8 @@ impl<'a> Inputs<'a> {
             (&a.component, a.file, a.source, a.offset).cmp(&(&b.component, b.file, b.source, b.offset))
         });
         let mut seen = HashSet::with_capacity(self.tensors.len());
-        if let Some(twice) = self.tensors.iter().find(|t| !seen.insert((&t.component, t.file, &t.meta.name, t.begin())))
-        {
+        let keys = self.tensors.iter().map(|t| (&t.component, t.file, &t.meta.name, t.of.as_ref().map(|of| &of.offsets)));
+        if let Some((twice, _)) = self.tensors.iter().zip(keys).find(|(_, key)| !seen.insert(*key)) {
             return Err(Error::invalid(format!("tensor {}", names::printable(&twice.meta.name)), "given twice"));
         }
         let mut names = BTreeSet::new();
@@ -346,40 +347,35 @@ impl Stamp {
     }
 }
 
-impl Rows {
-    /// These are rows of the whole tensor.
-    fn hold(&self, rows: &TensorMeta) -> bool {
-        let (Some((count, inner)), Some((all, of_whole))) = (rows.shape.split_first(), self.shape.split_first()) else {
-            return false;
-        };
-        // Where a row ends within a byte, the next one does not begin with one.
-        let in_bytes =
-            |whole: TensorMeta| *count == 0 || whole.bytes.checked_mul(*count) == rows.bytes.checked_mul(*all);
-        inner == of_whole
-            && self.first.checked_add(*count).is_some_and(|end| end <= *all)
-            && self.meta(rows).is_some_and(in_bytes)
-            && (*count == 0 || rows.bytes.is_multiple_of(*count))
+impl BoxOf {
+    /// This tensor is the box.
+    fn holds(&self, tensor: &TensorMeta) -> bool {
+        let runs = self.meta(tensor).and_then(|whole| Runs::new(&self.place(tensor), &whole));
+        runs.is_some_and(|runs| runs.bytes() == tensor.bytes)
+    }
+
+    /// Which box of the whole tensor this one is.
+    fn place(&self, tensor: &TensorMeta) -> TensorBox {
+        TensorBox { offsets: self.offsets.clone(), lengths: tensor.shape.clone() }
     }
 
     /// The whole tensor.
-    fn meta(&self, rows: &TensorMeta) -> Option<TensorMeta> {
-        let bits = rows.dtype.bits()?;
-        let elements = self.shape.iter().try_fold(1u64, |product, d| product.checked_mul(*d))?;
-        let bytes = elements.checked_mul(bits.into())? / 8;
-        Some(TensorMeta { shape: self.shape.clone(), bytes, ..rows.clone() })
+    fn meta(&self, tensor: &TensorMeta) -> Option<TensorMeta> {
+        let factors = self.shape.iter().copied().chain([tensor.dtype.bits()?.into()]);
+        let bits = factors.into_iter().try_fold(1u64, |product, factor| product.checked_mul(factor))?;
+        Some(TensorMeta { shape: self.shape.clone(), bytes: bits / 8, ..tensor.clone() })
     }
 }
 
 impl InputTensor {
-    /// The whole tensor that this is, or has rows of.
+    /// The whole tensor that this is, or is a box of.
     pub(super) fn whole(&self) -> TensorMeta {
-        self.rows.as_ref().and_then(|rows| rows.meta(&self.meta)).unwrap_or_else(|| self.meta.clone())
+        self.of.as_ref().and_then(|of| of.meta(&self.meta)).unwrap_or_else(|| self.meta.clone())
     }
 
-    /// Where in the whole tensor its bytes begin.
-    pub(super) fn begin(&self) -> u64 {
-        let (Some(rows), Some(count)) = (&self.rows, self.meta.shape.first()) else { return 0 };
-        if *count == 0 { 0 } else { rows.first * (self.meta.bytes / count) }
+    /// Which box of the whole tensor it is.
+    pub(super) fn place(&self) -> TensorBox {
+        self.of.as_ref().map_or_else(|| TensorBox::whole(&self.meta.shape), |of| of.place(&self.meta))
     }
 
     pub(super) fn layout(&self) -> Layout {

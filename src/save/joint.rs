@@ -3,7 +3,8 @@
 //! One save id spans them. Who is to commit begins the save and holds its place for temporary files, as every save does:
 //! if that process dies, a collection ends the save for all. The others write packs under the same save id, in a range of
 //! numbers of their own, and leave a receipt once these are durable. The commit waits for all receipts, up to a deadline,
-//! and is one entry like any other; what ranks have of one tensor is put together as its recipe, without reading a byte.
+//! and is one entry like any other; what ranks have of one tensor is put together as its recipe, without reading a byte:
+//! rows in the order of the tensor, and boxes of any other kind one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -11,14 +12,18 @@ use std::time::{Duration, Instant};
 use super::ingest::Inputs;
 use super::{Prepared, SaveOptions, SaveReport, check, commit, put_components};
 use crate::backend::Staging;
+use crate::catalog::{PackRow, PackState};
 use crate::error::{Error, Result};
-use crate::format::entry::Sizes;
+use crate::format::entry::{NewPack, Sizes};
 use crate::format::keys::Key;
 use crate::format::manifest::{Root, Schema, SchemaTensor};
 use crate::format::names;
+use crate::format::pack::Footer;
 use crate::format::receipt::{Receipt, Share};
-use crate::id::{ChunkId, SaveId};
+use crate::id::{ChunkId, PackId, SaveId};
 use crate::store::{PackWriter, Store};
+use crate::tensor::TensorMeta;
+use crate::tensor::boxes::{self, Runs, TensorBox};
 
 type Chunks = Vec<(ChunkId, u32)>;
 
@@ -59,11 +64,14 @@ impl Store {
         self.make_sure()?;
         let begin = self.catalog().position()?.next;
         let save = SaveId(self.env().random());
-        let staging = Some(self.backend().begin(save)?);
-        Ok(JointSave { store: self.clone(), save, begin, staging, receipts: Vec::new() })
+        let staging = self.backend().begin(save)?;
+        // From now on others may make packs visible. If nothing comes of it, the place stays for a collection, which takes
+        // them away once nobody holds the lock.
+        staging.publish(&[])?;
+        Ok(JointSave { store: self.clone(), save, begin, staging: Some(staging), receipts: Vec::new() })
     }
 
-    /// Stores one part of a joint save: tensors from memory, whole or rows of them. Run, step and parent are those of
+    /// Stores one part of a joint save: tensors from memory, whole or boxes of them. Run, step and parent are those of
     /// the commit, which takes all else of the options from its own. `note` is for whoever commits.
     pub fn save_part(&self, part: &JointPart, inputs: &Inputs<'_>, options: &SaveOptions, note: &str) -> Result<Sizes> {
         check(options)?;
@@ -85,14 +93,15 @@ impl Store {
         self.check_stop()?;
         let published = packed.packs.publish(&[])?;
         let share = |(tensor, chunks): (&super::ingest::InputTensor, Chunks)| {
-            let whole = tensor.whole();
+            let (whole, place) = (tensor.whole(), tensor.place());
             Share {
                 component: tensor.component.clone(),
                 dtype: whole.dtype.name().to_string(),
                 name: whole.name,
                 shape: whole.shape,
                 bytes: whole.bytes,
-                begin: tensor.begin(),
+                offsets: place.offsets,
+                lengths: place.lengths,
                 chunks,
             }
         };
@@ -163,6 +172,7 @@ impl JointSave {
         }
         let (schema, recipes) = put_together(&self.receipts)?;
         store.refresh()?;
+        let others = self.packs_of_parts()?;
         let parent = store.parent_of(options)?;
         let lineage = commit::lineage(&store.catalog(), &parent, options)?;
         let staging = self.staging.take().ok_or_else(|| Error::Bug("a joint save that has ended".into()))?;
@@ -196,7 +206,7 @@ impl JointSave {
             sizes: self.receipts.iter().fold(packed.sizes, |sum, part| add(sum, part.sizes)),
             needs,
             packs: packed.packs,
-            others: self.receipts.iter().flat_map(|part| part.packs.clone()).collect(),
+            others,
             tensors: schema.tensors.len() as u64,
             components,
         };
@@ -204,6 +214,36 @@ impl JointSave {
         // It is committed: what receipts stay is for a collection to take.
         let _ = store.backend().remove_receipts(self.save);
         Ok(report)
+    }
+
+    /// The packs of all parts. Fails unless they, and those that the parts rely on, hold every chunk that is named: a
+    /// receipt is what another process said, and a commit is for ever.
+    fn packs_of_parts(&self) -> Result<Vec<(NewPack, Footer)>> {
+        let (store, mut packs, mut needs) = (&self.store, Vec::new(), BTreeMap::new());
+        for receipt in &self.receipts {
+            for &pack in &receipt.packs {
+                let row = PackRow::of_new(PackId { save: self.save, index: pack.index }, &pack);
+                packs.push((pack, store.read_footer(&row)?.0));
+            }
+            for &pack in &receipt.needs {
+                let row = store.catalog().pack(pack)?.filter(|row| row.state == PackState::Live);
+                needs.insert(pack, row.ok_or_else(|| Error::Stale { what: format!("pack {pack}") })?);
+            }
+        }
+        let set = store.pack_set_with(needs.into_values().collect(), &packs)?;
+        for receipt in &self.receipts {
+            for share in &receipt.tensors {
+                let stored = |&(chunk, length): &(ChunkId, u32)| {
+                    set.contains(chunk) && set.how_stored(chunk).is_some_and(|how| how.chunk_bytes == length)
+                };
+                if let Some((chunk, _)) = share.chunks.iter().find(|chunk| !stored(chunk)) {
+                    let name = names::printable(&share.name);
+                    let why = format!("chunk {chunk} of tensor {name} is in none of the packs that it names");
+                    return Err(Error::damaged(format!("the part of rank {}", receipt.rank), why));
+                }
+            }
+        }
+        Ok(packs)
     }
 
     fn check_same(&self, receipt: &Receipt, rank: u32, ranks: u32) -> Result<()> {
@@ -216,15 +256,6 @@ impl JointSave {
             Err(differ(rank, "its packs have numbers that are not its own".into()))
         } else {
             Ok(())
-        }
-    }
-}
-
-impl Drop for JointSave {
-    fn drop(&mut self) {
-        // Others may be at work there still. A collection takes it all, since nobody holds the lock.
-        if let Some(staging) = self.staging.take() {
-            let _ = staging.publish(&[]);
         }
     }
 }
@@ -269,36 +300,55 @@ fn put_together(receipts: &[Receipt]) -> Result<(Schema, Vec<Chunks>)> {
     let components: Vec<String> = components.into_iter().map(String::from).collect();
     let mut schema = Schema { components, files: 1, tensors: Vec::new() };
     let mut recipes = Vec::new();
-    for ((component, _), mut of_tensor) in shares {
-        of_tensor.sort_by_key(|(_, share)| (share.begin, share.length()));
+    for ((component, _), of_tensor) in shares {
         let meta = of_tensor[0].1.meta();
-        let name = names::printable(&meta.name).into_owned();
-        let mut recipe = Vec::new();
-        let mut end = 0;
-        for (rank, share) in of_tensor {
-            if share.meta() != meta {
-                let (theirs, first) = (share.meta(), &meta);
-                let why = format!("tensor {name} is {} {:?} there", theirs.dtype.name(), theirs.shape);
-                return Err(differ(rank, format!("{why}, and {} {:?} elsewhere", first.dtype.name(), first.shape)));
-            }
-            if share.begin != end && share.length() > 0 {
-                let (begin, what) = (share.begin, if share.begin < end { "twice" } else { "by nobody" });
-                let (from, to) = (begin.min(end), begin.max(end));
-                return Err(Error::invalid(
-                    format!("tensor {name}"),
-                    format!("its bytes {from} to {to} were saved {what}"),
-                ));
-            }
-            end += share.length();
-            recipe.extend(&share.chunks);
+        if let Some((rank, other)) = of_tensor.iter().find(|(_, share)| share.meta() != meta) {
+            let (name, theirs) = (names::printable(&meta.name), other.meta());
+            let why = format!("tensor {name} is {} {:?} there", theirs.dtype.name(), theirs.shape);
+            return Err(differ(*rank, format!("{why}, and {} {:?} elsewhere", meta.dtype.name(), meta.shape)));
         }
-        if end != meta.bytes {
-            let why = format!("its bytes from {end} to {} were saved by nobody", meta.bytes);
-            return Err(Error::invalid(format!("tensor {name}"), why));
-        }
+        let shares = of_tensor.into_iter().map(|(_, share)| share).filter(|share| !share.chunks.is_empty());
+        let (boxes, shares) = in_order(&meta, shares.map(|share| (share.place(), share)).collect())?;
+        recipes.push(shares.into_iter().flat_map(|share| share.chunks.iter().copied()).collect());
         let component = schema.components.iter().position(|name| name == component).unwrap_or_default() as u32;
-        schema.tensors.push(SchemaTensor { component, file: 0, meta, alias: None });
-        recipes.push(recipe);
+        schema.tensors.push(SchemaTensor { component, file: 0, meta, alias: None, boxes });
     }
     Ok((schema, recipes))
+}
+
+/// The shares of a tensor in the order in which it is stored, and its boxes if that is not the order of its bytes. Fails
+/// unless they hold each element once.
+fn in_order<'a>(
+    meta: &TensorMeta,
+    mut shares: Vec<(TensorBox, &'a Share)>,
+) -> Result<(Vec<TensorBox>, Vec<&'a Share>)> {
+    let fail = |why: String| Err(Error::invalid(format!("tensor {}", names::printable(&meta.name)), why));
+    let whole = TensorBox::whole(&meta.shape);
+    let stretch = |(place, _): &(TensorBox, &Share)| match *place == whole {
+        true => Some(0..meta.bytes),
+        false => Runs::new(place, meta)?.stretch(),
+    };
+    if let Some(stretches) = shares.iter().map(stretch).collect::<Option<Vec<_>>>() {
+        let mut ordered: Vec<_> = stretches.into_iter().zip(shares).collect();
+        ordered.sort_by_key(|(stretch, _)| stretch.start);
+        let mut end = 0;
+        for (stretch, _) in &ordered {
+            if stretch.start != end {
+                let how = if stretch.start < end { "twice" } else { "by nobody" };
+                let (from, to) = (end.min(stretch.start), end.max(stretch.start));
+                return fail(format!("its bytes {from} to {to} were saved {how}"));
+            }
+            end = stretch.end;
+        }
+        if end != meta.bytes {
+            return fail(format!("its bytes from {end} to {} were saved by nobody", meta.bytes));
+        }
+        return Ok((Vec::new(), ordered.into_iter().map(|(_, (_, share))| share).collect()));
+    }
+    shares.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let (boxes, shares): (Vec<_>, Vec<_>) = shares.into_iter().unzip();
+    if !boxes::tile(&boxes, meta) {
+        return fail(format!("the {} boxes that were saved do not hold each of its elements once", boxes.len()));
+    }
+    Ok((boxes, shares))
 }

@@ -24,6 +24,7 @@ use crate::error::{Error, Result};
 use crate::format::entry::{Metrics, NewPack, Sizes};
 use crate::format::manifest::{self, Root, Schema, SchemaTensor, Stored};
 use crate::format::names;
+use crate::format::pack::Footer;
 use crate::id::{ChunkId, PackId, SaveId};
 use crate::monitor::Unit;
 use crate::parallel;
@@ -31,14 +32,14 @@ use crate::store::{Address, Lookup, PackWriter, Store};
 use crate::tensor::Layout;
 
 pub(crate) use ingest::files_below;
-pub use ingest::{Inputs, MemoryTensor, Rows};
+pub use ingest::{BoxOf, Inputs, MemoryTensor};
 pub use joint::{JointPart, JointSave};
 
 use commit::Lineage;
 use cut::{Cutter, Part};
 use encode::{Shared, Worker};
 use ingest::Bytes;
-use reference::Reference;
+use reference::{Counterpart, Reference};
 use write::Writer;
 
 /// JSON of a config, a state or a provenance that goes into a log entry is never longer.
@@ -311,7 +312,7 @@ struct Prepared {
     needs: BTreeSet<PackId>,
     packs: PackWriter,
     /// Packs of the same save that others wrote, and that are durable.
-    others: Vec<NewPack>,
+    others: Vec<(NewPack, Footer)>,
     tensors: u64,
     /// Bytes of each component.
     components: BTreeMap<String, u64>,
@@ -354,7 +355,7 @@ fn schema_of(inputs: &Inputs<'_>) -> Schema {
         component += usize::from(components[component] != tensor.component);
         let first = inputs.memory_of(tensor).map(|memory| *seen.entry(memory).or_insert(number));
         let alias = first.filter(|&first| first != number);
-        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias }
+        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias, boxes: Vec::new() }
     });
     let tensors = tensors.collect();
     Schema { components, files: inputs.files.len() as u32, tensors }
@@ -372,22 +373,22 @@ fn parts_of<'a>(
     let mut group = 0;
     for (n, tensor) in inputs.tensors.iter().enumerate() {
         group += usize::from(n == 0 || inputs.tensors[n - 1].component != tensor.component);
+        let (meta, place) = (tensor.whole(), tensor.place());
+        let counterpart = |of: Option<&Reference>| of.and_then(|of| of.tensor(&tensor.component, &meta, &place));
         parts.push(Part {
             bytes: &inputs.files[tensor.file as usize].bytes[tensor.source],
             offset: tensor.offset,
             length: tensor.meta.bytes,
             layout: tensor.layout(),
-            counterpart: reference.and_then(|r| r.tensor(&tensor.component, &tensor.whole())),
-            begin: tensor.begin(),
-            anchor: anchor.and_then(|a| a.tensor(&tensor.component, &tensor.whole())).map(|(stored, _)| stored),
+            counterpart: counterpart(reference),
+            anchor: counterpart(anchor),
             cast_of: sources[n],
             group,
         });
     }
     let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
-        let counterpart = counterpart.map(|stored| (stored, true));
-        let (begin, layout) = (0, Layout::Bytes);
-        Part { bytes, offset: 0, length, layout, counterpart, begin, anchor: None, cast_of: None, group: 0 }
+        let counterpart = counterpart.map(|stored| Counterpart { stored, begin: Some(0) });
+        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, anchor: None, cast_of: None, group: 0 }
     };
     for file in &inputs.files {
         if let Some(header) = &file.header {

@@ -10,9 +10,18 @@ use std::collections::HashMap;
 
 use crate::catalog::CheckpointRow;
 use crate::error::Result;
-use crate::format::manifest::Stored;
+use crate::format::manifest::{SchemaTensor, Stored};
 use crate::store::{Manifest, Store};
+use crate::tensor::boxes::{Runs, TensorBox};
 use crate::tensor::TensorMeta;
+
+/// What a save finds of a tensor, or of a box of it, in another checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Counterpart {
+    pub(super) stored: Stored,
+    /// Where in it the same bytes begin, if it has the same shape.
+    pub(super) begin: Option<u64>,
+}
 
 /// What a save finds in another checkpoint.
 #[derive(Debug)]
@@ -36,13 +45,19 @@ impl Reference {
         Ok(Reference { manifest, tensors, by_name, by_bare_name: OnceCell::new() })
     }
 
-    /// Its tensor of this name and type: how it is stored, and whether the shape is the same.
-    pub(super) fn tensor(&self, component: &str, meta: &TensorMeta) -> Option<(Stored, bool)> {
+    /// Its tensor of this name and type, of which a box is looked for.
+    pub(super) fn tensor(&self, component: &str, meta: &TensorMeta, place: &TensorBox) -> Option<Counterpart> {
         let exact = self.by_name.get(&(component.to_string(), meta.name.clone()));
         let &at = exact.or_else(|| self.bare_names().get(bare(component, &meta.name).as_ref()))?;
-        let theirs = &self.manifest.schema.tensors.get(at)?.meta;
+        let theirs = self.manifest.schema.tensors.get(at)?;
         let stored = (*self.tensors.get(at)?)?;
-        (theirs.dtype == meta.dtype).then_some((stored, theirs.shape == meta.shape))
+        if theirs.meta.dtype != meta.dtype {
+            None
+        } else if theirs.meta.shape != meta.shape {
+            Some(Counterpart { stored, begin: None })
+        } else {
+            Some(Counterpart { stored, begin: Some(begin_of(theirs, place)?) })
+        }
     }
 
     fn bare_names(&self) -> &HashMap<String, usize> {
@@ -64,6 +79,22 @@ impl Reference {
     pub(super) fn side_file(&self, name: &str) -> Option<Stored> {
         self.manifest.root.side_files.iter().find(|(other, _)| other == name).map(|(_, stored)| *stored)
     }
+}
+
+/// Where among the stored bytes of a tensor those of a box begin, if they lie there without a gap.
+fn begin_of(tensor: &SchemaTensor, place: &TensorBox) -> Option<u64> {
+    if tensor.boxes.is_empty() {
+        let whole = *place == TensorBox::whole(&tensor.meta.shape);
+        return if whole { Some(0) } else { Some(Runs::new(place, &tensor.meta)?.stretch()?.start) };
+    }
+    let mut begin = 0;
+    for of in &tensor.boxes {
+        if of == place {
+            return Some(begin);
+        }
+        begin += Runs::new(of, &tensor.meta)?.bytes();
+    }
+    None
 }
 
 /// A name without the segments of wrappers, which begins with its component.

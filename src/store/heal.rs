@@ -9,7 +9,8 @@ use super::pack_writer::PackWriter;
 use super::{Published, Store};
 use crate::catalog::PackState;
 use crate::error::Result;
-use crate::format::entry::{Body, Heal};
+use crate::format::entry::{Body, Heal, NewPack};
+use crate::format::pack::Footer;
 use crate::id::{ChunkId, PackId, SaveId};
 
 impl Store {
@@ -50,14 +51,18 @@ impl Store {
     }
 
     /// A save whose checkpoint is there already: what it wrote anew, because it is damaged there, is kept all the same.
-    pub(crate) fn heal_identical(&self, save: SaveId, packs: PackWriter) -> Result<()> {
-        let damaged = self.damaged_copies_of(packs.chunks())?;
+    /// `others` are packs of the same save that are published already.
+    pub(crate) fn heal_identical(&self, save: SaveId, packs: PackWriter, others: Vec<(NewPack, Footer)>) -> Result<()> {
+        let theirs = others.iter().flat_map(|(_, footer)| &footer.rows).map(|row| row.chunk);
+        let damaged = self.damaged_copies_of(packs.chunks().chain(theirs))?;
         if damaged.is_empty() {
             return Ok(());
         }
-        let mut heal = Heal { packs: Vec::new(), with: Vec::new(), heals: damaged.into_iter().collect() };
-        let published = packs.publish(&Body::Heal(heal.clone()).encode())?;
-        heal.packs = published.packs.clone();
+        let packs_of_others = others.iter().map(|(pack, _)| *pack).collect();
+        let mut heal = Heal { packs: packs_of_others, with: Vec::new(), heals: damaged.into_iter().collect() };
+        let mut published = packs.publish(&Body::Heal(heal.clone()).encode())?;
+        published.add(others);
+        heal.packs.clone_from(&published.packs);
         let written = self.append(save, 0, |catalog| {
             let live = |pack: &PackId| matches!(catalog.pack(*pack), Ok(Some(row)) if row.state == PackState::Live);
             Ok((!catalog.is_aborted(save)? && heal.heals.iter().all(live)).then(|| Body::Heal(heal.clone())))

@@ -13,6 +13,7 @@ use crate::catalog::{PackRow, PackState};
 use crate::chunk;
 use crate::codec::{self, Base, CodecId, Scratch};
 use crate::error::{Error, Result};
+use crate::format::entry::NewPack;
 use crate::format::keys::Key;
 use crate::format::manifest::{Recipe, Stored};
 use crate::format::pack::{self, Footer, Row};
@@ -81,6 +82,11 @@ impl Store {
 
     /// The chunks of these packs.
     pub(crate) fn pack_set(&self, packs: Vec<PackRow>) -> Result<PackSet> {
+        self.pack_set_with(packs, &[])
+    }
+
+    /// The chunks of these packs, and of others that no entry names yet.
+    pub(crate) fn pack_set_with(&self, packs: Vec<PackRow>, new: &[(NewPack, Footer)]) -> Result<PackSet> {
         let mut set =
             PackSet { store: self.clone(), packs: Vec::new(), copies: HashMap::new(), open: Mutex::default() };
         for pack in packs {
@@ -90,6 +96,9 @@ impl Store {
                 let footer = self.footer(&pack)?;
                 set.add(pack, &footer, &bad);
             }
+        }
+        for (pack, footer) in new {
+            set.add(PackRow::of_new(footer.pack, pack), footer, &HashSet::new());
         }
         set.drop_loose();
         Ok(set)

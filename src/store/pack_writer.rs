@@ -195,6 +195,13 @@ impl PackWriter {
 }
 
 impl Published {
+    /// Adds packs of the same save that others published before.
+    pub(crate) fn add(&mut self, others: Vec<(NewPack, Footer)>) {
+        let (packs, footers): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+        self.packs.splice(0..0, packs);
+        self.footers.splice(0..0, footers);
+    }
+
     /// The entry that names the packs is in the log: what was staged can go.
     pub(crate) fn committed(mut self) {
         if let Some(staging) = self.staging.take() {

@@ -9,6 +9,7 @@ use treering::format::pack::{self, Footer, TRAILER_BYTES};
 use treering::format::safetensors;
 use treering::id::{ChunkId, PackId, StoreId};
 use treering::save::SaveOptions;
+use treering::tensor::boxes::TensorBox;
 use treering::tensor::{DType, Layout, TensorMeta};
 
 use crate::folder_of;
@@ -121,10 +122,15 @@ fn write_manifests() {
         file: 0,
         meta: TensorMeta { name: name.into(), dtype: DType::new("F32"), shape, bytes },
         alias,
+        boxes: Vec::new(),
     };
     let tensors =
         vec![tensor("a", vec![2, 3], 24, None), tensor("b", vec![], 4, None), tensor("c", vec![6], 24, Some(0))];
-    write("manifest", "schema", &Schema { components: vec!["model".into()], files: 1, tensors }.encode());
+    let mut schema = Schema { components: vec!["model".into()], files: 1, tensors };
+    write("manifest", "schema", &schema.encode());
+    let column = |at, length| TensorBox { offsets: vec![0, at], lengths: vec![2, length] };
+    schema.tensors[0].boxes = vec![column(0, 1), column(1, 2)];
+    write("manifest", "boxes", &schema.encode());
     write("manifest", "block", &Block(vec![(false, ChunkId([6; 32])), (true, ChunkId([7; 32]))]).encode());
     let recipe = Recipe(vec![(ChunkId([8; 32]), 300), (ChunkId([9; 32]), 20)]);
     write("manifest", "recipe", &[&320u64.to_le_bytes(), &recipe.encode()[..]].concat());

@@ -7,8 +7,9 @@ use treering::disk::SimulatedDisk;
 use treering::format::entry::NewPack;
 use treering::format::receipt::Receipt;
 use treering::gc::GcOptions;
-use treering::id::SaveId;
-use treering::save::{Inputs, JointPart, JointSave, MemoryTensor, Rows, SaveOptions, SaveReport};
+use treering::id::{ChunkId, SaveId};
+use treering::restore::{RestoreOptions, Window};
+use treering::save::{BoxOf, Inputs, JointPart, JointSave, MemoryTensor, SaveOptions, SaveOutcome, SaveReport};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
@@ -40,18 +41,18 @@ fn store_part(store: &Store, part: &JointPart, tensors: &[Tensor], options: &Sav
     for tensor in tensors {
         let (begin, end) = (first_row(part.rank, part.ranks), first_row(part.rank + 1, part.ranks));
         let row_bytes = (ROW * 4) as usize;
-        let (shape, bytes, rows) = match tensor.name.as_str() {
+        let (shape, bytes, of) = match tensor.name.as_str() {
             "model.shared" => (
                 vec![end - begin, ROW],
                 &tensor.bytes[begin as usize * row_bytes..end as usize * row_bytes],
-                Some(Rows { shape: tensor.shape.clone(), first: begin }),
+                Some(BoxOf { shape: tensor.shape.clone(), offsets: vec![begin, 0] }),
             ),
             name if name.ends_with(&format!(".{}", part.rank)) => (tensor.shape.clone(), &tensor.bytes[..], None),
             _ => continue,
         };
         let name = tensor.name.clone();
         let meta = TensorMeta { name, dtype: DType::new(tensor.dtype), shape, bytes: bytes.len() as u64 };
-        given.push((None, MemoryTensor { meta, bytes }, rows));
+        given.push((None, MemoryTensor { meta, bytes }, of));
     }
     store.save_part(part, &Inputs::shares(given)?, options, &format!("note of {}", part.rank)).map(|_| ())
 }
@@ -127,6 +128,195 @@ fn what_several_processes_save_is_one_checkpoint() {
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
     assert_eq!(files(&disk, "/store/tmp"), [PathBuf::from("/store/tmp/reserve")]);
     assert_eq!(files(&disk, "/store/parts"), [] as [PathBuf; 0]);
+}
+
+/// The bytes of a box, element by element.
+fn bytes_of(tensor: &Tensor, offsets: &[u64], lengths: &[u64]) -> Vec<u8> {
+    let mut elements = vec![0];
+    for ((offset, length), all) in offsets.iter().zip(lengths).zip(&tensor.shape) {
+        elements = elements.iter().flat_map(|at| (*offset..offset + length).map(move |i| at * all + i)).collect();
+    }
+    elements.iter().flat_map(|&at| &tensor.bytes[4 * at as usize..][..4]).copied().collect()
+}
+
+/// Offsets and lengths.
+type Cut = (Vec<u64>, Vec<u64>);
+
+/// Saves a tensor, a box of it from each rank.
+fn save_boxes(store: &Store, tensor: &Tensor, boxes: &[Cut], options: &SaveOptions) -> treering::Result<SaveReport> {
+    let mut joint = store.begin_joint()?;
+    for (rank, (offsets, lengths)) in (0..).zip(boxes) {
+        let bytes = bytes_of(tensor, offsets, lengths);
+        let (name, dtype) = (tensor.name.clone(), DType::new(tensor.dtype));
+        let meta = TensorMeta { name, dtype, shape: lengths.clone(), bytes: bytes.len() as u64 };
+        let of = BoxOf { shape: tensor.shape.clone(), offsets: offsets.clone() };
+        let given = vec![(None, MemoryTensor { meta, bytes: &bytes }, Some(of))];
+        let part = JointPart { save: joint.id(), rank, ranks: boxes.len() as u32 };
+        store.save_part(&part, &Inputs::shares(given)?, options, "")?;
+    }
+    joint.wait(boxes.len() as u32, Duration::ZERO)?;
+    joint.commit(options)
+}
+
+/// A grid of boxes, cut at these places of each dimension.
+fn grid(cuts: &[&[u64]]) -> Vec<Cut> {
+    let mut boxes = vec![(Vec::new(), Vec::new())];
+    for ends in cuts {
+        let further = |(offsets, lengths): Cut| {
+            ends.windows(2).map(move |pair| {
+                ([&offsets[..], &[pair[0]]].concat(), [&lengths[..], &[pair[1] - pair[0]]].concat())
+            })
+        };
+        boxes = boxes.into_iter().flat_map(further).collect();
+    }
+    boxes
+}
+
+#[test]
+fn boxes_of_any_kind_are_read_as_the_tensor() {
+    let (disk, fate) = fresh();
+    let store = sim::open(&disk, &fate).unwrap();
+    let tensor = |change: u8| {
+        let mut tensor = floats("model.w", (ROWS * ROW * 2) as usize, 1);
+        tensor.bytes.chunks_exact_mut(4).for_each(|element| element[0] ^= change);
+        Tensor { shape: vec![ROWS, ROW / 4, 8], ..tensor }
+    };
+    let all: &[u64] = &[0, ROWS];
+    let cases = [
+        ("rows", grid(&[&[0, 7, 7, ROWS], &[0, 10], &[0, 8]]), false),
+        ("columns", grid(&[all, &[0, 3, 10], &[0, 8]]), true),
+        ("elements", grid(&[all, &[0, 10], &[0, 1, 2, 3, 8]]), true),
+        ("blocks", grid(&[&[0, 30, ROWS], &[0, 10], &[0, 4, 8]]), true),
+        ("all three", grid(&[&[0, 1, ROWS], &[0, 5, 10], &[0, 4, 8]]), true),
+    ];
+    for (run, boxes, boxed) in cases {
+        for step in 1..=3 {
+            // The same again, and then all of it changed.
+            let report = save_boxes(&store, &tensor((step / 3) as u8), &boxes, &options(run, step)).unwrap();
+            let raw = ROWS * ROW * 8;
+            assert_eq!((report.sizes.raw, report.tensors), (raw, 1), "{run}");
+            if step == 2 {
+                assert_eq!(report.sizes.unchanged, raw, "{run}");
+            }
+        }
+        let address = format!("{run}@3");
+        let checkpoint = store.checkpoint(&at(&address)).unwrap();
+        assert_eq!(!checkpoint.boxes(0).is_empty(), boxed, "{run}");
+        let info = &checkpoint.tensors().unwrap()[0];
+        assert_eq!((info.meta.shape.as_slice(), info.depth), (&[ROWS, ROW / 4, 8][..], 1), "{run}: {info:?}");
+        // All of it, a stretch that begins and ends anywhere, and one box.
+        let expected = tensor(1).bytes;
+        let (mut whole, mut part) = (vec![0; expected.len()], vec![0; 12_345]);
+        checkpoint.read_into(vec![Window { tensor: 0, start: 0, bytes: &mut whole }]).unwrap();
+        checkpoint.read_into(vec![Window { tensor: 0, start: 777, bytes: &mut part }]).unwrap();
+        assert!(whole == expected && part == expected[777..777 + 12_345], "{run}");
+        let mut streamed = Vec::new();
+        checkpoint.read_tensor("model.w", &mut streamed).unwrap();
+        assert!(streamed == expected, "{run}");
+        if let [first, second, ..] = checkpoint.boxes(0) {
+            let mut bytes = bytes_of(&tensor(1), &second.offsets, &second.lengths);
+            let expected = bytes.clone();
+            bytes.fill(0);
+            let start = 4 * first.lengths.iter().product::<u64>();
+            checkpoint.read_boxes_into(vec![Window { tensor: 0, start, bytes: &mut bytes }]).unwrap();
+            assert!(bytes == expected, "{run}");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out.safetensors");
+        checkpoint.restore(&output, &RestoreOptions::default()).unwrap();
+        let file = std::fs::read(&output).unwrap();
+        let found = safetensors::SafeTensors::deserialize(&file).unwrap();
+        assert!(found.tensor("model.w").unwrap().data() == expected, "{run}");
+        for (start, length) in [(expected.len() as u64, 1), (u64::MAX, 1), (0, expected.len() + 1)] {
+            let mut bytes = vec![0; length];
+            assert!(checkpoint.read_into(vec![Window { tensor: 0, start, bytes: &mut bytes }]).is_err());
+        }
+    }
+    // The same bytes in another order are another tensor.
+    let one = Tensor { shape: vec![2, 2], ..floats("model.w", 4, 1) };
+    let other = Tensor { bytes: [&one.bytes[..4], &one.bytes[8..12], &one.bytes[4..8], &one.bytes[12..]].concat(), ..one.clone() };
+    save_boxes(&store, &one, &grid(&[&[0, 1, 2], &[0, 1, 2]]), &options("ids", 1)).unwrap();
+    save_boxes(&store, &other, &grid(&[&[0, 2], &[0, 1, 2]]), &options("ids", 2)).unwrap();
+    let id = |step: u64| store.checkpoint(&at(&format!("ids@{step}"))).unwrap().ids().next().unwrap().unwrap();
+    assert_ne!(id(1), id(2));
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
+
+#[test]
+fn boxes_that_overlap_or_leave_a_gap_are_refused() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let store = sim::open(&disk, &fate).unwrap();
+    let tensor = Tensor { shape: vec![4, 6], ..floats("model.x", 24, 1) };
+    for moved in [0, 2] {
+        let mut boxes = grid(&[&[0, 2, 4], &[0, 3, 6]]);
+        boxes[3].0 = vec![moved, 3];
+        let saved = save_boxes(&store, &tensor, &boxes, &options("r", 2));
+        match moved {
+            2 => assert!(saved.is_ok()),
+            _ => {
+                let error = saved.unwrap_err().to_string();
+                assert!(error.contains("model.x") && error.contains("4 boxes"), "{error}");
+                only_first_is_left(&disk, &fate);
+            }
+        }
+    }
+}
+
+/// A commit is for ever: what a receipt names has to be there.
+#[test]
+fn f039_a_receipt_that_names_what_nobody_has() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    for which in 0..3 {
+        let store = sim::open(&disk, &fate).unwrap();
+        let mut joint = store.begin_joint().unwrap();
+        (0..RANKS).for_each(|rank| store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap());
+        let path = PathBuf::from(format!("/store/parts/{}/1", joint.id()));
+        let mut receipt = Receipt::decode(&disk.content(&path).unwrap()).unwrap();
+        match which {
+            0 => receipt.tensors[0].chunks[0].0 = ChunkId([7; 32]),
+            1 => receipt.packs.clear(),
+            _ => receipt.packs[0].footer = treering::id::Hash::of(b"another"),
+        }
+        disk.damage(&path, Some(receipt.encode()));
+        joint.wait(RANKS, Duration::ZERO).unwrap();
+        let error = joint.commit(&options("r", 2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "{which}: {error}");
+        // Nothing of it stays, and nobody has to wait for that.
+        only_first_is_left(&disk, &fate);
+    }
+}
+
+/// A step that is there already is refused when all parts are stored: they go with the next collection.
+#[test]
+fn a_commit_that_is_refused_leaves_nothing() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let refused = save(&disk, &fate, &whole(2), &options("r", 1)).unwrap_err();
+    assert!(matches!(refused, Error::StepExists { .. }), "{refused}");
+    only_first_is_left(&disk, &fate);
+    let same = save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    assert_eq!(same.outcome, SaveOutcome::Identical);
+    only_first_is_left(&disk, &fate);
+}
+
+/// What ranks store anew, because it is damaged where it was, heals those who need it.
+#[test]
+fn parts_heal_what_is_damaged() {
+    for step in [1, 2] {
+        let (disk, fate) = fresh();
+        save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+        let pack = files(&disk, "/store/packs").remove(0);
+        let mut bytes = disk.content(&pack).unwrap();
+        bytes[60] ^= 1;
+        disk.damage(&pack, Some(bytes));
+        let store = sim::open(&disk, &fate).unwrap();
+        assert_eq!(store.repair(false).unwrap().gone.len(), 1);
+        save(&disk, &fate, &whole(1), &options("r", step)).unwrap();
+        let store = sim::open(&disk, &fate).unwrap();
+        assert_eq!(sim::observe(&store).unwrap()["r@1"], sim::content_of(&whole(1)), "step {step}");
+    }
 }
 
 #[test]
@@ -289,7 +479,7 @@ fn f039_ranks_that_disagree() {
         let mut joint = store.begin_joint().unwrap();
         for rank in 0..RANKS {
             let first = (first_row(rank, RANKS) as i64 + if rank == 1 { moved } else { 0 }) as u64;
-            let rows = Rows { shape: vec![ROWS + 1, 1], first };
+            let of = BoxOf { shape: vec![ROWS + 1, 1], offsets: vec![first, 0] };
             let tensor = floats("model.x", (ROWS / 3) as usize, 1);
             let meta = TensorMeta {
                 name: "model.x".into(),
@@ -297,7 +487,7 @@ fn f039_ranks_that_disagree() {
                 shape: vec![ROWS / 3, 1],
                 bytes: 4 * ROWS / 3,
             };
-            let given = vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(rows))];
+            let given = vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(of))];
             store.save_part(&part(&joint, rank), &Inputs::shares(given).unwrap(), &options("r", 2), "").unwrap();
         }
         joint.wait(RANKS, Duration::ZERO).unwrap();
@@ -390,19 +580,21 @@ fn what_is_no_part_is_refused() {
     let store = sim::open(&disk, &fate).unwrap();
     let joint = store.begin_joint().unwrap();
     let tensor = floats("model.x", 8, 1);
-    let given = |shape: Vec<u64>, rows: Rows| {
+    let given = |shape: Vec<u64>, of: BoxOf| {
         let meta = TensorMeta { name: "model.x".into(), dtype: DType::new("F32"), shape, bytes: 32 };
-        Inputs::shares(vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(rows))]).map(|_| ())
+        Inputs::shares(vec![(None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(of))]).map(|_| ())
     };
-    assert!(given(vec![4, 2], Rows { shape: vec![8, 2], first: 4 }).is_ok());
-    for (shape, whole, first) in [
-        (vec![4, 2], vec![8, 2], 5),
-        (vec![4, 2], vec![8, 3], 0),
-        (vec![8], vec![], 0),
-        (vec![4, 2], vec![u64::MAX, 2], 0),
-        (vec![4, 2], vec![8, 2], u64::MAX),
+    assert!(given(vec![4, 2], BoxOf { shape: vec![8, 3], offsets: vec![4, 1] }).is_ok());
+    for (shape, whole, offsets) in [
+        (vec![4, 2], vec![8, 2], vec![5, 0]),
+        (vec![4, 2], vec![8, 3], vec![0, 2]),
+        (vec![4, 2], vec![8, 2], vec![0]),
+        (vec![8], vec![], vec![]),
+        (vec![4, 2], vec![u64::MAX, 2], vec![0, 0]),
+        (vec![4, 2], vec![8, 2], vec![u64::MAX, 0]),
     ] {
-        assert!(given(shape.clone(), Rows { shape: whole.clone(), first }).is_err(), "{shape:?} of {whole:?}");
+        let of = BoxOf { shape: whole.clone(), offsets: offsets.clone() };
+        assert!(given(shape.clone(), of).is_err(), "{shape:?} of {whole:?} at {offsets:?}");
     }
     let stranger = JointPart { save: SaveId([7; 16]), rank: 0, ranks: 1 };
     assert!(matches!(store_part(&store, &stranger, &whole(1), &options("r", 1)), Err(Error::Stale { .. })));

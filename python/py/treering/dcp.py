@@ -7,8 +7,8 @@ Every process encodes and writes what it holds; nothing is gathered. What is sto
 of processes loads them, and so does one alone, with :meth:`Checkpoint.load` or ``treering restore``. A checkpoint that
 :meth:`Run.save` made is loaded the same way. Nothing is pickled.
 
-Tensors are sharded along their first dimension, as FSDP does it. A value that is no tensor is saved once, though every
-process has it; what differs from process to process goes under keys of its own, as in
+Tensors may be sharded along any dimensions: what FSDP, tensor parallelism and both together make of them. A value that is
+no tensor is saved once, though every process has it; what differs from process to process goes under keys of its own, as in
 ``{"rng": {f"rank{rank}": treering.rng_state()}}``.
 """
 
@@ -45,7 +45,7 @@ from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, W
 
 from . import _native, _torch
 from .checkpoint import Checkpoint
-from .errors import DamagedError, TreeringError, UnavailableError, UnsupportedError
+from .errors import ConflictError, DamagedError, NoSpaceError, TreeringError, UnavailableError, UnsupportedError
 from .loading import make_tensors
 from .run import Run
 from .staging import Staging, in_place
@@ -76,6 +76,8 @@ def save(
 ) -> None:
     """Saves a step from all processes, and returns once it is durable. All of them call it.
 
+    If the disk is full, the run's policy is applied, and the save is tried again.
+
     Parameters
     ----------
     state : dict
@@ -89,15 +91,29 @@ def save(
     process_group : ProcessGroup, optional
         The processes; by default all.
     """
-    writer = Writer(run, step, metrics=metrics, tags=tags, note=note)
-    with _outcome(writer):
-        torch_dcp.save(
-            dict(state),
-            storage_writer=writer,
-            planner=SavePlanner(),
-            process_group=process_group,
-            no_dist=not _joined(),
-        )
+
+    def attempt() -> None:
+        writer = Writer(run, step, metrics=metrics, tags=tags, note=note)
+        with _outcome(writer):
+            torch_dcp.save(
+                dict(state),
+                storage_writer=writer,
+                planner=SavePlanner(),
+                process_group=process_group,
+                no_dist=not _joined(),
+            )
+
+    try:
+        attempt()
+    except ConflictError:
+        # What it built on was collected meanwhile. All processes are here: they were told the same.
+        attempt()
+    except NoSpaceError:
+        if not run._has_policy():
+            raise
+        if not _joined() or dist.get_rank(process_group) == 0:
+            run.store._reader().gc(run=run.name, threads=run._threads)
+        attempt()
 
 
 def async_save(
@@ -211,9 +227,6 @@ class Writer(StorageWriter):  # type: ignore[misc]
         return True
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        for item in plan.items:
-            if item.type != WriteItemType.BYTE_IO:
-                _rows(item)
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
@@ -241,7 +254,7 @@ class Writer(StorageWriter):  # type: ignore[misc]
                 self._run.name,
                 self._step,
                 parts,
-                part.rows,
+                part.boxes,
                 buffers,
                 text=dumps(part.nodes),
                 parent=given["parent"],
@@ -278,7 +291,8 @@ class _Part:
 
     def __init__(self) -> None:
         self.encoder = Encoder()
-        self.rows: list[tuple[list[int], int] | None] = []
+        #: For each tensor the shape of the whole one, and where in it the box begins.
+        self.boxes: list[tuple[list[int], list[int]] | None] = []
         self.nodes: dict[str, Any] = {}
         self._named: dict[str, Leaf] = {}
 
@@ -292,38 +306,27 @@ class _Part:
                 f"{name} comes pickled", "use planner=treering.dcp.SavePlanner(), or treering.dcp.save"
             )
         self.nodes[name] = self.encoder.encode(value, tuple(name.split(".")))
-        self.rows += [None] * (len(self.encoder.leaves) - len(self.rows))
+        self.boxes += [None] * (len(self.encoder.leaves) - len(self.boxes))
         return 0
 
     def _add_tensor(self, name: str, item: Any, tensor: torch.Tensor) -> int:
         path = tuple(name.split("."))
         _torch.check(tensor, path)
         leaf, node = _torch.leaf_of(tensor)
-        shape, first = _rows(item)
-        if "shape" in node:  # a type that is stored as bytes
-            row_bytes = leaf.nbytes // max(1, tensor.shape[0]) if shape else leaf.nbytes
+        shape, offsets = list(item.tensor_data.size), list(item.tensor_data.chunk.offsets)
+        if "shape" in node:  # a type that is stored as bytes: they are one dimension more
             node["shape"] = shape
-            shape, first = [row_bytes * (shape[0] if shape else 1)], first * row_bytes
+            width = tensor.element_size()
+            leaf.shape, shape, offsets = (*tensor.shape, width), [*shape, width], [*offsets, 0]
         before = self._named.get(name)
         if before is None:
             self.nodes[name] = self.encoder.tensor(leaf, path, {"of": "torch", **node})
             self._named[name] = leaf
-        else:  # more rows of the same
+        else:  # another box of the same
             leaf.component, leaf.name = before.component, before.name
             self.encoder.leaves.append(leaf)
-        self.rows.append((shape, first) if shape else None)
+        self.boxes.append((shape, offsets))
         return leaf.nbytes
-
-
-def _rows(item: Any) -> tuple[list[int], int]:
-    """The shape of the whole tensor, and the first of its rows that these are."""
-    data = item.tensor_data
-    size, offsets, sizes = list(data.size), list(data.chunk.offsets), list(data.chunk.sizes)
-    if math.prod(sizes) and (any(offsets[1:]) or sizes[1:] != size[1:]):
-        block = f"{item.index.fqn}: a block {tuple(sizes)} at {tuple(offsets)} of {tuple(size)}"
-        hint = "shard it along its first dimension alone, or save it whole: full_tensor()"
-        raise UnsupportedError(f"{block} is no rows of the tensor", hint)
-    return size, offsets[0] if offsets else 0
 
 
 class _Branch(dict[Any, Any]):
@@ -368,11 +371,30 @@ class LoadPlanner(DefaultLoadPlanner):  # type: ignore[misc]
 
 @dataclasses.dataclass
 class _Stored:
-    """A tensor of the checkpoint: its node, what is known of it, its shape and type."""
+    """A tensor of the checkpoint: what is known of it, its shape and type, and the boxes that it is stored in."""
 
-    node: dict[str, Any]
     info: Info
     like: torch.Tensor
+    boxes: dict[tuple[int, ...], _Box]
+
+    def stretch(self, item: Any) -> tuple[_Box, int, int]:
+        """The box that an item is about, where among the stored bytes the rows begin that it touches, and their bytes."""
+        box = self.boxes[tuple(item.storage_index.offset or [0] * self.like.dim())]
+        if not math.prod(item.lengths):
+            return box, 0, 0
+        nbytes = math.prod(box.lengths) * self.like.element_size()
+        if not box.lengths:
+            return box, box.begin, nbytes
+        row_bytes = nbytes // box.lengths[0]
+        return box, box.begin + item.storage_offsets[0] * row_bytes, item.lengths[0] * row_bytes
+
+
+@dataclasses.dataclass
+class _Box:
+    """A box of a tensor, and where among the tensor's stored bytes its own begin."""
+
+    lengths: tuple[int, ...]
+    begin: int
 
 
 class Reader(StorageReader):  # type: ignore[misc]
@@ -398,7 +420,7 @@ class Reader(StorageReader):  # type: ignore[misc]
             dtype = getattr(torch, node["dtype"]) if "dtype" in node else _torch.named(info.dtype)
             like = torch.empty(tuple(node.get("shape", info.shape)), dtype=dtype, device="meta")
             likes[node["name"]] = like
-            stored[id(like)] = _Stored(node, info, like)
+            stored[id(like)] = _Stored(info, like, _boxes(checkpoint, info, like))
         decoder = Decoder(likes)
         flat, self._paths = flatten_state_dict({key: decoder.decode(node) for key, node in root.items()})
         self._tensors = {name: stored[id(value)] for name, value in flat.items() if id(value) in stored}
@@ -413,10 +435,11 @@ class Reader(StorageReader):  # type: ignore[misc]
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         known: dict[str, Any] = {}
-        for name, value in [*((name, each.like) for name, each in self._tensors.items()), *self._values.items()]:
+        for name, each in self._tensors.items():
+            known[name] = _tensor_metadata(each.like, {at: box.lengths for at, box in each.boxes.items()})
+        for name, value in self._values.items():
             if isinstance(value, torch.Tensor):
-                whole = ChunkStorageMetadata(torch.Size([0] * value.dim()), value.shape)
-                known[name] = TensorStorageMetadata(TensorProperties(dtype=value.dtype), value.shape, [whole])
+                known[name] = _tensor_metadata(value, {(0,) * value.dim(): tuple(value.shape)})
             else:
                 known[name] = BytesStorageMetadata()
         return Metadata(known, planner_data=self._paths)
@@ -458,7 +481,7 @@ class Reader(StorageReader):  # type: ignore[misc]
 
     def _bytes_of(self, item: Any) -> int:
         stored = self._tensors.get(item.storage_index.fqn)
-        return 0 if stored is None else _stretch(stored, item)[1]
+        return 0 if stored is None else stored.stretch(item)[2]
 
     def _read_tensors(self, batch: list[Any], planner: Any) -> None:
         windows, copies = [], []
@@ -469,30 +492,37 @@ class Reader(StorageReader):  # type: ignore[misc]
                 copies.append((item, target, self._values[name]))
                 continue
             stored = self._tensors[name]
-            begin, length = _stretch(stored, item)
+            box, begin, length = stored.stretch(item)
             rows = torch.empty(length, dtype=torch.uint8).view(stored.like.dtype)
             if length:
                 windows.append((stored.info.index, begin, _torch.memory(rows, length)))
             if stored.like.dim():
-                rows = rows.view(item.lengths[0] if length else 0, *stored.like.shape[1:])
+                rows = rows.view(item.lengths[0] if length else 0, *box.lengths[1:])
                 for dim, (offset, count) in enumerate(zip(item.storage_offsets[1:], item.lengths[1:], strict=True), 1):
                     rows = rows.narrow(dim, offset, count)
             else:
                 rows = rows.view(())
             copies.append((item, target, rows))
-        self._checkpoint._native.read(windows)
+        self._checkpoint._native.read(windows, in_boxes=True)
         for item, target, rows in copies:
             target.copy_(rows)
             planner.commit_tensor(item, target)
 
 
-def _stretch(stored: _Stored, item: Any) -> tuple[int, int]:
-    """Where the rows that an item touches begin in the stored bytes, and how many bytes they are."""
-    shape, nbytes = stored.like.shape, stored.info.nbytes
-    if not shape or not shape[0] or not math.prod(item.lengths):
-        return 0, 0 if shape else nbytes
-    row_bytes = nbytes // shape[0]
-    return item.storage_offsets[0] * row_bytes, item.lengths[0] * row_bytes
+def _boxes(checkpoint: Checkpoint, info: Info, like: torch.Tensor) -> dict[tuple[int, ...], _Box]:
+    """The boxes of a tensor by where they begin."""
+    boxes, begin = {}, 0
+    for offsets, lengths in checkpoint._native.boxes(info.index) or [([0] * like.dim(), like.shape)]:
+        # Of a type that is stored as bytes, they are one dimension more.
+        box = _Box(tuple(lengths[: like.dim()]), begin)
+        boxes[tuple(offsets[: like.dim()])] = box
+        begin += math.prod(box.lengths) * like.element_size()
+    return boxes
+
+
+def _tensor_metadata(like: torch.Tensor, boxes: Mapping[tuple[int, ...], Sequence[int]]) -> TensorStorageMetadata:
+    chunks = [ChunkStorageMetadata(torch.Size(at), torch.Size(lengths)) for at, lengths in boxes.items()]
+    return TensorStorageMetadata(TensorProperties(dtype=like.dtype), like.shape, chunks)
 
 
 def _batches(all: list[Any], bytes_of: Any) -> Iterator[list[Any]]:
