@@ -24,7 +24,7 @@
 //!
 //! A tensor's bytes are in row-major order. One that processes had sharded otherwise than by rows has boxes: its byte string
 //! is that of the first box, in row-major order, then that of the next; together they hold each element once. A schema
-//! has version 1 if some tensor has boxes, and else version 0.
+//! has version 1 if some tensor has boxes, and else version 0. Elements of a tensor with boxes are whole bytes.
 
 use crate::chunk;
 use crate::error::{Error, Result};

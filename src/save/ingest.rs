@@ -230,7 +230,8 @@ impl<'a> Inputs<'a> {
             (&a.component, a.file, a.source, a.offset).cmp(&(&b.component, b.file, b.source, b.offset))
         });
         let mut seen = HashSet::with_capacity(self.tensors.len());
-        let keys = self.tensors.iter().map(|t| (&t.component, t.file, &t.meta.name, t.of.as_ref().map(|of| &of.offsets)));
+        let keys =
+            self.tensors.iter().map(|t| (&t.component, t.file, &t.meta.name, t.of.as_ref().map(|of| &of.offsets)));
         if let Some((twice, _)) = self.tensors.iter().zip(keys).find(|(_, key)| !seen.insert(*key)) {
             return Err(Error::invalid(format!("tensor {}", names::printable(&twice.meta.name)), "given twice"));
         }

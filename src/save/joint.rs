@@ -345,6 +345,9 @@ fn in_order<'a>(
         }
         return Ok((Vec::new(), ordered.into_iter().map(|(_, (_, share))| share).collect()));
     }
+    if meta.dtype.bits().is_none_or(|bits| !bits.is_multiple_of(8)) {
+        return fail(format!("elements of type {} are no whole bytes: shard it by rows alone", meta.dtype));
+    }
     shares.sort_by(|(a, _), (b, _)| a.cmp(b));
     let (boxes, shares): (Vec<_>, Vec<_>) = shares.into_iter().unzip();
     if !boxes::tile(&boxes, meta) {

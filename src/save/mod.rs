@@ -355,7 +355,13 @@ fn schema_of(inputs: &Inputs<'_>) -> Schema {
         component += usize::from(components[component] != tensor.component);
         let first = inputs.memory_of(tensor).map(|memory| *seen.entry(memory).or_insert(number));
         let alias = first.filter(|&first| first != number);
-        SchemaTensor { component: component as u32, file: tensor.file, meta: tensor.meta.clone(), alias, boxes: Vec::new() }
+        SchemaTensor {
+            component: component as u32,
+            file: tensor.file,
+            meta: tensor.meta.clone(),
+            alias,
+            boxes: Vec::new(),
+        }
     });
     let tensors = tensors.collect();
     Schema { components, files: inputs.files.len() as u32, tensors }

@@ -12,8 +12,8 @@ use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::manifest::{SchemaTensor, Stored};
 use crate::store::{Manifest, Store};
-use crate::tensor::boxes::{Runs, TensorBox};
 use crate::tensor::TensorMeta;
+use crate::tensor::boxes::{Runs, TensorBox};
 
 /// What a save finds of a tensor, or of a box of it, in another checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -147,7 +147,7 @@ impl Runs {
     }
 }
 
-/// Whether each element of a tensor lies in exactly one of these boxes.
+/// Whether each element of a tensor, whole bytes long, lies in exactly one of these boxes.
 ///
 /// Counted modulo 2, a function that is 1 in a box and 0 elsewhere is known by the box's corners. So if all boxes
 /// together have the corners of the tensor, and all others an even number of times, then each element is in an odd number
@@ -159,6 +159,9 @@ pub fn tile(boxes: &[TensorBox], tensor: &TensorMeta) -> bool {
         bytes = sum;
     }
     let whole = TensorBox::whole(&tensor.shape);
+    if !tensor.dtype.bits().is_some_and(|bits| bits.is_multiple_of(8)) {
+        return false;
+    }
     let is_cut = |&d: &usize| boxes.iter().any(|of| of.lengths[d] != tensor.shape[d]);
     let cut: Vec<usize> = (0..tensor.shape.len()).filter(is_cut).collect();
     if bytes != tensor.bytes || cut.len() > CUT_DIMENSIONS_MAX {
@@ -272,7 +275,9 @@ mod tests {
     #[test]
     fn a_box_that_is_none_has_no_runs() {
         let wide = tensor("F32", &[4, 6]);
-        for (offsets, lengths) in [(&[0, 0][..], &[4, 7][..]), (&[4, 0], &[1, 6]), (&[0], &[4]), (&[u64::MAX, 0], &[2, 6])] {
+        for (offsets, lengths) in
+            [(&[0, 0][..], &[4, 7][..]), (&[4, 0], &[1, 6]), (&[0], &[4]), (&[u64::MAX, 0], &[2, 6])]
+        {
             assert_eq!(Runs::new(&a_box(offsets, lengths), &wide), None, "{offsets:?} {lengths:?}");
         }
         // Three elements of four bits end within a byte, and so does a row of three.
@@ -292,6 +297,10 @@ mod tests {
         assert!(tile(&[corner(0, 0), corner(0, 1), corner(1, 0), corner(1, 1)], &meta));
         assert!(!tile(&[corner(0, 0), corner(0, 0), corner(1, 0), corner(1, 1)], &meta));
         assert!(!tile(&[a_box(&[0, 0], &[1, 2]), a_box(&[0, 0], &[2, 1])], &meta));
+        let half = |at| a_box(&[0, at], &[2, 2]);
+        assert!(
+            tile(&[half(0), half(2)], &tensor("U8", &[2, 4])) && !tile(&[half(0), half(2)], &tensor("F4", &[2, 4]))
+        );
         assert!(!tile(&[], &meta) && tile(&[], &tensor("U8", &[0, 3])) && !tile(&[], &tensor("U8", &[])));
         // A pinwheel, which no cuts through the whole would make.
         let pinwheel =

@@ -1,6 +1,6 @@
 //! What was written once is read for ever, and not by this library alone.
 //!
-//! `tests/fixtures/v0` and `v0-differences` hold stores, and the hashes of all that they give back. A second reader, written
+//! `tests/fixtures/v0`, `v0-differences` and `v0-boxes` hold stores, and the hashes of all that they give back. A second reader, written
 //! from FORMAT.md in another language, must give back the same, of those stores and of new ones. A fixture is written by
 //! `TREERING_WRITE_FIXTURES=NAME cargo test --test it write_fixture`, and never again once format 0 is frozen.
 
@@ -20,7 +20,7 @@ use treering::format::entry::Number;
 use treering::format::policy::{Mode, Policy, Rule};
 use treering::gc::GcOptions;
 use treering::restore::RestoreOptions;
-use treering::save::{Inputs, MemoryTensor, OnConflict, SaveOptions};
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions};
 use treering::store::{CatalogPlace, Options, Store};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
@@ -29,9 +29,10 @@ use crate::helpers::{Place, Tensor, assert_same, file_bytes, floats, options, tr
 
 /// The stores that are read for ever: their names, and how they were made.
 type Fixture = (&'static str, fn(&Path) -> Store);
-const FIXTURES: [Fixture; 2] = [(V0, make_store), (DIFFERENCES, make_differences)];
+const FIXTURES: [Fixture; 3] = [(V0, make_store), (DIFFERENCES, make_differences), (BOXES, make_boxes)];
 const V0: &str = "v0";
 const DIFFERENCES: &str = "v0-differences";
+const BOXES: &str = "v0-boxes";
 
 /// What comes back of a checkpoint: BLAKE3 hashes, in hexadecimal.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -235,13 +236,7 @@ fn fixture_store(name: &str, folder: &Path) -> Store {
 
 /// A run of differences of every kind, as they were saved and as a collection left them.
 fn make_differences(folder: &Path) -> Store {
-    let here = Options {
-        env: Env::new(Repeatable::default()),
-        threads: 1,
-        catalog: CatalogPlace::Memory,
-        ..Options::default()
-    };
-    let store = Store::create(folder.join("store"), None, here).unwrap();
+    let store = Store::create(folder.join("store"), None, repeatable()).unwrap();
     for run in ["as-saved", "collected"] {
         for step in 0..6 {
             let path = folder.join("input.safetensors");
@@ -260,6 +255,58 @@ fn make_differences(folder: &Path) -> Store {
     let report = store.gc(&GcOptions { repack_above: Some(0.0), ..GcOptions::default() }).unwrap();
     assert!(report.packs_rewritten > 0, "{report:?}");
     store
+}
+
+/// What two processes saved together: rows, columns and blocks of tensors, and tensors of their own.
+fn make_boxes(folder: &Path) -> Store {
+    let store = Store::create(folder.join("store"), None, repeatable()).unwrap();
+    let shapes = [("model.rows", [40, 30]), ("model.columns", [30, 40]), ("model.blocks", [60, 20])];
+    for step in 1..=3_u8 {
+        let options = options("r", step.into());
+        let mut joint = store.begin_joint().unwrap();
+        for rank in 0..2 {
+            let mut boxes = Vec::new();
+            for (name, [rows, columns]) in shapes {
+                let mut whole = floats(name, (rows * columns) as usize, 1);
+                whole.bytes.iter_mut().step_by(4).for_each(|byte| *byte ^= step);
+                let (half, other) = (columns / 2 * rank, columns / 2);
+                let cut = match name {
+                    "model.rows" => vec![([rows / 2 * rank, 0], [rows / 2, columns])],
+                    "model.columns" => vec![([0, half], [rows, other])],
+                    _ => vec![([0, half], [7, other]), ([7, half], [rows - 7, other])],
+                };
+                for (offsets, lengths) in cut {
+                    let row =
+                        |row: u64| &whole.bytes[4 * (row * columns + offsets[1]) as usize..][..4 * lengths[1] as usize];
+                    let bytes: Vec<u8> = (offsets[0]..offsets[0] + lengths[0]).flat_map(row).copied().collect();
+                    boxes.push((
+                        name.to_string(),
+                        lengths.to_vec(),
+                        bytes,
+                        Some(BoxOf { shape: vec![rows, columns], offsets: offsets.to_vec() }),
+                    ));
+                }
+            }
+            let own = floats("", 100, 10 + rank);
+            boxes.push((format!("optimizer.{rank}"), own.shape, own.bytes, None));
+            let given = boxes.iter().map(|(name, shape, bytes, of)| {
+                let (dtype, length) = (DType::new("F32"), bytes.len() as u64);
+                let meta = TensorMeta { name: name.clone(), dtype, shape: shape.clone(), bytes: length };
+                (None, MemoryTensor { meta, bytes }, of.clone())
+            });
+            let part = JointPart { save: joint.id(), rank: rank as u32, ranks: 2 };
+            store.save_part(&part, &Inputs::shares(given.collect()).unwrap(), &options, "").unwrap();
+        }
+        joint.wait(2, Duration::ZERO).unwrap();
+        joint.commit(&options).unwrap();
+    }
+    assert_eq!(store.checkpoint(&"r@3".parse().unwrap()).unwrap().boxes(0).len(), 4);
+    store
+}
+
+/// Everything the same at every run.
+fn repeatable() -> Options {
+    Options { env: Env::new(Repeatable::default()), threads: 1, catalog: CatalogPlace::Memory, ..Options::default() }
 }
 
 /// A clock that a minute passes on at every look, and chance that repeats: the same store every time.

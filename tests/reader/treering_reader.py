@@ -9,7 +9,7 @@ It shares no code with the library, keeps no catalog and believes nothing: an en
 in the chain, a footer with the hash in the log, a frame with its checksum, a chunk with its hash. It is not fast.
 """
 
-import json, os, struct, sys, tempfile, zlib
+import json, math, os, struct, sys, tempfile, zlib
 from types import SimpleNamespace
 
 import numpy
@@ -31,10 +31,12 @@ def hash_of(data): return blake3(data).digest()
 class Reader:
     """Takes little-endian values off the front of bytes, and never more than there are."""
 
-    def __init__(self, data, magic=b""):
+    def __init__(self, data, magic=b"", newest=0):
         self.data, self.at = data, 0
         if magic:
-            require(self.bytes(4) == magic and self.number(1) == 0, f"no {magic.decode()} of this version")
+            known = self.bytes(4) == magic and (version := self.number(1)) <= newest
+            require(known, f"no {magic.decode()} of this version")
+            self.version = version
 
     def hash(self): return self.bytes(32)
     def number(self, width): return int.from_bytes(self.bytes(width), "little")
@@ -508,7 +510,7 @@ class Manifest:
         return ids
 
     def read_schema(self, data):
-        fields = Reader(data, b"TRMS")
+        fields = Reader(data, b"TRMS", newest=1)
         components, files, dtypes = fields.many(1, fields.text), fields.varint(), fields.many(1, fields.text)
         require(files == len(self.files), "root and schema differ")
         self.tensors = []
@@ -518,7 +520,9 @@ class Manifest:
             known = component < len(components) and file < files and dtype < len(dtypes)
             in_order = n == 0 or self.tensors[-1].component <= component
             require(known and in_order and len(shape) <= RANK_MAX and alias <= n, "a tensor that cannot be here")
-            facts = dict(component=component, file=file, name=name, dtype=dtypes[dtype], shape=shape, size=size)
+            numbers = lambda: [fields.varint() for _ in shape]
+            boxes = fields.many(2 * len(shape), lambda: (numbers(), numbers())) if fields.version else []
+            facts = dict(component=component, file=file, name=name, dtype=dtypes[dtype], shape=shape, size=size, boxes=boxes)
             self.tensors.append(SimpleNamespace(**facts))
         fields.end()
         return components
@@ -558,7 +562,26 @@ class Manifest:
             begin += tensor.size
         text = spell(header).encode()
         text += b" " * (-len(text) % 8)
-        return [len(text).to_bytes(8, "little") + text] + [tensor.stored for tensor in self.tensors]
+        return [len(text).to_bytes(8, "little") + text] + [self.in_order(tensor) for tensor in self.tensors]
+
+    def in_order(self, tensor):
+        """A tensor: as it is stored, or its bytes if those were stored box by box."""
+        if not tensor.boxes:
+            return tensor.stored
+        width, rest = divmod(tensor.size, max(1, math.prod(tensor.shape)))
+        require(not rest, "boxes of elements that are no whole bytes")
+        data, at = numpy.frombuffer(self.chunks.whole(tensor.stored), numpy.uint8), 0
+        whole, times = numpy.empty((*tensor.shape, width), numpy.uint8), numpy.zeros(tensor.shape, numpy.uint8)
+        for offsets, lengths in tensor.boxes:
+            inside = all(offset + length <= end for offset, length, end in zip(offsets, lengths, tensor.shape))
+            size = math.prod(lengths) * width
+            require(inside and at + size <= len(data), "a box outside its tensor")
+            box = tuple(slice(offset, offset + length) for offset, length in zip(offsets, lengths))
+            whole[box] = data[at : at + size].reshape(*lengths, width)
+            times[box] += 1
+            at += size
+        require((times == 1).all(), "boxes that do not hold each element once")
+        return whole.tobytes()
 
 def show(store):
     for c in store.live():

@@ -163,9 +163,8 @@ fn grid(cuts: &[&[u64]]) -> Vec<Cut> {
     let mut boxes = vec![(Vec::new(), Vec::new())];
     for ends in cuts {
         let further = |(offsets, lengths): Cut| {
-            ends.windows(2).map(move |pair| {
-                ([&offsets[..], &[pair[0]]].concat(), [&lengths[..], &[pair[1] - pair[0]]].concat())
-            })
+            ends.windows(2)
+                .map(move |pair| ([&offsets[..], &[pair[0]]].concat(), [&lengths[..], &[pair[1] - pair[0]]].concat()))
         };
         boxes = boxes.into_iter().flat_map(further).collect();
     }
@@ -234,7 +233,10 @@ fn boxes_of_any_kind_are_read_as_the_tensor() {
     }
     // The same bytes in another order are another tensor.
     let one = Tensor { shape: vec![2, 2], ..floats("model.w", 4, 1) };
-    let other = Tensor { bytes: [&one.bytes[..4], &one.bytes[8..12], &one.bytes[4..8], &one.bytes[12..]].concat(), ..one.clone() };
+    let other = Tensor {
+        bytes: [&one.bytes[..4], &one.bytes[8..12], &one.bytes[4..8], &one.bytes[12..]].concat(),
+        ..one.clone()
+    };
     save_boxes(&store, &one, &grid(&[&[0, 1, 2], &[0, 1, 2]]), &options("ids", 1)).unwrap();
     save_boxes(&store, &other, &grid(&[&[0, 2], &[0, 1, 2]]), &options("ids", 2)).unwrap();
     let id = |step: u64| store.checkpoint(&at(&format!("ids@{step}"))).unwrap().ids().next().unwrap().unwrap();
