@@ -272,12 +272,12 @@ def test_what_was_collected_meanwhile_is_saved_again(tmp_path: pathlib.Path) -> 
         treering.dcp.save(state, run, 1)
         finish = treering.dcp.Writer.finish
 
-        def late(writer, *given):
+        def late(writer, **given):
             treering.dcp.Writer.finish = finish
             for what in (["forget", "r@1"], ["gc"]):
                 command = [sys.executable, "-m", "treering", *what, "--store", str(store.path)]
                 subprocess.run(command, check=True, capture_output=True)
-            finish(writer, *given)
+            finish(writer, **given)
 
         treering.dcp.Writer.finish = late
         treering.dcp.save(state, run, 2)
