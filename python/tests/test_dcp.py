@@ -268,25 +268,29 @@ def test_what_was_collected_meanwhile_is_saved_again(tmp_path: pathlib.Path) -> 
         tmp_path,
         """
         state = {"x": distribute_tensor(torch.arange(60.0).view(30, 2), init_device_mesh("cpu", (2,)), [Shard(0)])}
-        run = store.run("r")
-        treering.dcp.save(state, run, 1)
+        other, run = store.run("other"), store.run("r")
+        calls = []
+        treering.dcp.save(state, other, 1)
+        other.close()
         finish = treering.dcp.Writer.finish
 
         def late(writer, **given):
+            calls.append(1)
             treering.dcp.Writer.finish = finish
-            for what in (["forget", "r@1"], ["gc"]):
+            for what in (["forget", "other@1"], ["gc"]):
                 command = [sys.executable, "-m", "treering", *what, "--store", str(store.path)]
                 subprocess.run(command, check=True, capture_output=True)
             finish(writer, **given)
 
         treering.dcp.Writer.finish = late
         treering.dcp.save(state, run, 2)
+        assert calls == [1] * (rank == 0)
         run.close()
         """,
         2,
     )
     store = treering.Store(tmp_path / "store")
-    assert [row["step"] for row in store.run("r").history()] == [2]
+    assert [row["step"] for row in store.run("r").history()] == [2] and not store.run("other").history()
     assert_same(store["r@2"].load("x"), torch.arange(60.0).view(30, 2))
     assert store.verify(deep=True) == []
 

@@ -7,8 +7,9 @@ Every process encodes and writes what it holds; nothing is gathered. What is sto
 of processes loads them, and so does one alone, with :meth:`Checkpoint.load` or ``treering restore``. A checkpoint that
 :meth:`Run.save` made is loaded the same way. Nothing is pickled.
 
-Tensors may be sharded along any dimensions: what FSDP, tensor parallelism and both together make of them. A value that is
-no tensor is saved once, though every process has it; what differs from process to process goes under keys of its own, as in
+Tensors may be sharded along any dimensions: what FSDP, tensor parallelism and both together make of them. A value that
+is no tensor is saved once, though every process has it; what differs from process to process goes under keys of its
+own, as in
 ``{"rng": {f"rank{rank}": treering.rng_state()}}``.
 """
 
@@ -378,7 +379,7 @@ class _Stored:
     boxes: dict[tuple[int, ...], _Box]
 
     def stretch(self, item: Any) -> tuple[_Box, int, int]:
-        """The box that an item is about, where among the stored bytes the rows begin that it touches, and their bytes."""
+        """The box that an item is about, where in the stored bytes the rows begin that it touches, and their length."""
         box = self.boxes[tuple(item.storage_index.offset or [0] * self.like.dim())]
         if not math.prod(item.lengths):
             return box, 0, 0
