@@ -2,6 +2,7 @@
 //! to the operating system, and at any moment. Named after their rows in docs/DURABILITY.md.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
@@ -219,6 +220,32 @@ fn f025_a_process_is_killed_at_each_operation_of_init() {
         operations += if (8..220).contains(&operations) { 35 } else { 1 };
     }
     assert!(operations > 256);
+}
+
+/// Each second write is interrupted by a signal that nobody minds.
+#[test]
+fn what_is_interrupted_is_written_once() {
+    let place = three();
+    let log = |before: &str| {
+        let mut sh = Command::new("sh");
+        sh.args(["-c", &format!("exec {before} $treering log")]).env("treering", env!("CARGO_BIN_EXE_treering"));
+        // Were it written again and again, it would be for ever.
+        let mut child = sh.env("TREERING_STORE", place.store.root()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = Vec::new();
+        child.stdout.take().unwrap().take(1 << 20).read_to_end(&mut output).unwrap();
+        child.wait().unwrap();
+        String::from_utf8(output).unwrap()
+    };
+    let expected = log("");
+    assert!(expected.contains("r@2"), "{expected}");
+    for when in ["1+2", "2+2"] {
+        let found = log(&format!("strace -f -qq -o /dev/null -e inject=write:error=EINTR:when={when}"));
+        if found.is_empty() {
+            println!("nothing was interrupted: strace cannot be used here");
+            return;
+        }
+        assert_eq!(found, expected, "{when}");
+    }
 }
 
 /// The command itself, whose every call that changes a file is its last: those of the catalog among them.

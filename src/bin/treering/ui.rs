@@ -23,27 +23,39 @@ pub(crate) use spark::spark;
 pub(crate) use table::{Table, left, right};
 
 /// Standard output. Errors name it.
-pub(crate) struct Out(io::BufWriter<anstream::AutoStream<io::Stdout>>);
+///
+/// Colours are taken out line by line before they come to the stream. A stream that does so itself forgets, when a signal
+/// interrupts it, what it has written already, and writes it again.
+pub(crate) struct Out {
+    stream: io::BufWriter<io::Stdout>,
+    colours: bool,
+}
 
 impl Out {
     /// Colours as [`anstream::ColorChoice::global`] says, on a terminal only unless forced.
     pub(crate) fn stdout() -> Out {
-        Out(io::BufWriter::with_capacity(64 << 10, anstream::stdout()))
+        let stream = io::stdout();
+        let colours = anstream::AutoStream::choice(&stream) != anstream::ColorChoice::Never;
+        Out { stream: io::BufWriter::with_capacity(64 << 10, stream), colours }
     }
 
     /// One line.
     pub(crate) fn line(&mut self, line: impl fmt::Display) -> treering::Result<()> {
-        writeln!(self.0, "{line}").map_err(on_stdout)
+        let mut line = format!("{line}\n");
+        if !self.colours {
+            line = anstream::adapter::strip_str(&line).to_string();
+        }
+        self.bytes(line.as_bytes())
     }
 
-    /// Bytes as they are: past the colour filter, which would take some bytes of a tensor for escapes.
+    /// Bytes as they are.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) -> treering::Result<()> {
-        self.0.flush().and_then(|()| self.0.get_mut().as_inner().write_all(bytes)).map_err(on_stdout)
+        self.stream.write_all(bytes).map_err(on_stdout)
     }
 
     /// Must be called at the end: what a drop cannot write, nobody would hear of.
     pub(crate) fn finish(mut self) -> treering::Result<()> {
-        self.0.flush().map_err(on_stdout)
+        self.stream.flush().map_err(on_stdout)
     }
 }
 
