@@ -66,6 +66,8 @@ pub enum Why {
     NoCounterpart(String),
     /// That checkpoint's tensor has another shape.
     Reshaped(String),
+    /// That checkpoint has the tensor in other boxes, or as a whole.
+    Resharded(String),
     /// No difference to an earlier save was smaller.
     NotSmaller,
 }
@@ -92,6 +94,7 @@ impl fmt::Display for Why {
             Why::First => f.write_str("its run had no earlier step"),
             Why::NoCounterpart(parent) => write!(f, "no counterpart in {parent}"),
             Why::Reshaped(parent) => write!(f, "another shape than in {parent}"),
+            Why::Resharded(parent) => write!(f, "sharded otherwise than in {parent}"),
             Why::NotSmaller => f.write_str("no difference to an earlier save was smaller"),
         }
     }
@@ -214,10 +217,10 @@ impl<'a> Older<'a> {
     }
 
     /// Its tensor of the same component and name.
-    fn tensor(&self, component: &str, meta: &TensorMeta) -> Option<(&'a TensorMeta, Option<&'a Stored>)> {
+    fn tensor(&self, component: &str, meta: &TensorMeta) -> Option<(&'a SchemaTensor, Option<&'a Stored>)> {
         let &at = self.by_name.get(&(component, meta.name.as_str()))?;
         let (manifest, tensors) = self.checkpoint.parts();
-        Some((&manifest.schema.tensors[at].meta, tensors[at].as_ref()))
+        Some((&manifest.schema.tensors[at], tensors[at].as_ref()))
     }
 
     fn recipe(&self, stored: &Stored) -> Result<Recipe> {
@@ -319,8 +322,9 @@ impl Explainer<'_> {
         Ok(match parent.tensor(component, &tensor.meta) {
             None => Some(Why::NoCounterpart(parent.address())),
             Some((_, None)) => None,
-            Some((meta, _)) if meta.dtype != tensor.meta.dtype => Some(Why::NoCounterpart(parent.address())),
-            Some((meta, _)) if meta.shape != tensor.meta.shape => Some(Why::Reshaped(parent.address())),
+            Some((other, _)) if other.meta.dtype != tensor.meta.dtype => Some(Why::NoCounterpart(parent.address())),
+            Some((other, _)) if other.meta.shape != tensor.meta.shape => Some(Why::Reshaped(parent.address())),
+            Some((other, _)) if other.boxes != tensor.boxes => Some(Why::Resharded(parent.address())),
             Some((_, Some(stored))) => {
                 let same_cut = parent.recipe(stored)?.0.get(asked.place).is_some_and(|&(_, n)| n == asked.bytes);
                 same_cut.then_some(Why::NotSmaller)

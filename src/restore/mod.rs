@@ -21,6 +21,7 @@ use crate::format::names;
 use crate::monitor::Unit;
 use crate::store::{Address, ChunkTool, Manifest, Store};
 use crate::tensor::TensorMeta;
+use crate::tensor::boxes::TensorBox;
 
 pub use memory::Window;
 
@@ -80,6 +81,8 @@ pub struct TensorInfo {
     /// Its id: the hash of its bytes, or of the list of its chunks if it has several; `None` if its component was
     /// dropped.
     pub id: Option<crate::id::ChunkId>,
+    /// The boxes that it is stored in, if it is not stored as a whole.
+    pub boxes: Vec<TensorBox>,
     /// Chunks.
     pub chunks: u64,
     /// Bytes of their frames in the packs.
@@ -275,6 +278,7 @@ impl Checkpoint {
             component: self.manifest.schema.components[tensor.component as usize].clone(),
             meta: tensor.meta.clone(),
             id: stored.map(|stored| tensor.id_of(stored)),
+            boxes: tensor.boxes.clone(),
             chunks: 0,
             stored_bytes: 0,
             encodings: Vec::new(),

@@ -202,6 +202,7 @@ fn boxes_of_any_kind_are_read_as_the_tensor() {
         let checkpoint = store.checkpoint(&at(&address)).unwrap();
         assert_eq!(!checkpoint.boxes(0).is_empty(), boxed, "{run}");
         let info = &checkpoint.tensors().unwrap()[0];
+        assert_eq!(info.boxes, checkpoint.boxes(0), "{run}");
         assert_eq!((info.meta.shape.as_slice(), info.depth), (&[ROWS, ROW / 4, 8][..], 1), "{run}: {info:?}");
         // All of it, a stretch that begins and ends anywhere, and one box.
         let expected = tensor(1).bytes;
@@ -231,6 +232,10 @@ fn boxes_of_any_kind_are_read_as_the_tensor() {
             assert!(checkpoint.read_into(vec![Window { tensor: 0, start, bytes: &mut bytes }]).is_err());
         }
     }
+    // Shared out otherwise, it is no difference to what was there.
+    save_boxes(&store, &tensor(2), &grid(&[all, &[0, 5, 10], &[0, 8]]), &options("columns", 4)).unwrap();
+    let how = store.encodings_of(&store.checkpoint(&at("columns@4")).unwrap()).unwrap();
+    assert_eq!(how[0][0].why.as_ref().unwrap().to_string(), "sharded otherwise than in columns@3");
     // The same bytes in another order are another tensor.
     let one = Tensor { shape: vec![2, 2], ..floats("model.w", 4, 1) };
     let other = Tensor {

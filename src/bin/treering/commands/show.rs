@@ -41,6 +41,7 @@ fn tensor((info, encoded): &(TensorInfo, Vec<Encoded>)) -> Value {
         "shape": info.meta.shape,
         "bytes": info.meta.bytes,
         "id": info.id,
+        "boxes": info.boxes.len(),
         "chunks": info.chunks,
         "stored_bytes": info.stored_bytes,
         "encodings": info.encodings.iter().map(|(name, count)| json!({ "encoding": name, "chunks": count })).collect::<Vec<_>>(),
@@ -111,12 +112,13 @@ fn print(checkpoint: &Checkpoint, tensors: &[(TensorInfo, Vec<Encoded>)], out: &
     ]);
     for (t, encoded) in tensors {
         let shape: Vec<String> = t.meta.shape.iter().map(u64::to_string).collect();
+        let boxes = if t.boxes.is_empty() { String::new() } else { format!(" in {} boxes", t.boxes.len()) };
         let one = |e: &Encoded| if encoded.len() == 1 { e.to_string() } else { format!("{} x {e}", e.chunks) };
         let how: Vec<String> = encoded.iter().map(one).collect();
         table.row([
             t.meta.name.clone(),
             t.meta.dtype.name().into(),
-            format!("[{}]", shape.join(", ")),
+            format!("[{}]{boxes}", shape.join(", ")),
             bytes(t.meta.bytes),
             bytes(t.stored_bytes),
             if t.id.is_none() { "dropped".into() } else { how.join(" / ") },
