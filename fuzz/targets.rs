@@ -15,6 +15,7 @@ use treering::format::entry::{Decoded, Entry};
 use treering::format::manifest::{Block, Recipe, Root, Schema};
 use treering::format::pack::{Footer, Row};
 use treering::format::policy::Rule;
+use treering::format::receipt::Receipt;
 use treering::format::{duration, names, safetensors};
 use treering::id::{ChunkId, Hash, PackId, SaveId, StoreId};
 use treering::store::Address;
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     ("manifest", manifest),
     ("names", names),
     ("pack_footer", pack_footer),
+    ("receipt", receipt),
     ("safetensors", safetensors),
     ("state", state),
     ("whole_log", whole_log),
@@ -113,6 +115,16 @@ pub fn codec_round(data: &[u8]) {
 pub fn config(data: &[u8]) {
     if let Some(config) = typed(Config::decode(data, Path::new("store"))) {
         assert_eq!(Config::decode(&config.encode(), Path::new("store")).unwrap(), config);
+    }
+}
+
+/// What another process says that it stored; and the same with the right hash.
+pub fn receipt(data: &[u8]) {
+    let hashed = [data, &Hash::of(data).0].concat();
+    for bytes in [data, &hashed] {
+        if let Some(receipt) = typed(Receipt::decode(bytes)) {
+            assert_eq!(Receipt::decode(&receipt.encode()).unwrap(), receipt);
+        }
     }
 }
 

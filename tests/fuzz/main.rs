@@ -120,6 +120,7 @@ replayed! {
     f087_f088_any_bytes_as_a_manifest: "manifest",
     f089_f112_f116_any_text_as_a_name: "names",
     f087_f088_any_bytes_as_a_footer: "pack_footer",
+    f039_f087_any_bytes_as_a_receipt: "receipt",
     f091_any_bytes_as_a_header: "safetensors",
     f087_any_bytes_as_a_state: "state",
     f087_a_log_that_says_anything: "whole_log",

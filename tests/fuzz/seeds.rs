@@ -1,5 +1,7 @@
 //! Where the first seeds come from: small things of every kind, as the library writes them.
 
+use std::path::Path;
+
 use treering::codec::{self, Codec, Input, Scratch};
 use treering::format::config::{Config, Shared};
 use treering::format::entry::{Body, Decoded, Entry};
@@ -8,7 +10,7 @@ use treering::format::manifest::{Block, Recipe, Root, Schema};
 use treering::format::pack::{self, Footer, TRAILER_BYTES};
 use treering::format::safetensors;
 use treering::id::{ChunkId, PackId, StoreId};
-use treering::save::SaveOptions;
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, SaveOptions};
 use treering::tensor::boxes::TensorBox;
 use treering::tensor::{DType, Layout, TensorMeta};
 
@@ -90,6 +92,7 @@ fn write_seeds() {
     history.reverse();
     write("fold", "backwards", &history.join(&b'\n'));
     write_manifests();
+    write_receipt();
     write_bodies();
     write_words();
 }
@@ -134,6 +137,24 @@ fn write_manifests() {
     write("manifest", "block", &Block(vec![(false, ChunkId([6; 32])), (true, ChunkId([7; 32]))]).encode());
     let recipe = Recipe(vec![(ChunkId([8; 32]), 300), (ChunkId([9; 32]), 20)]);
     write("manifest", "recipe", &[&320u64.to_le_bytes(), &recipe.encode()[..]].concat());
+}
+
+fn write_receipt() {
+    let (disk, fate) = (treering::disk::SimulatedDisk::new(), Fate::new(1));
+    let store = sim::create(&disk, &fate).unwrap();
+    let joint = store.begin_joint().unwrap();
+    let tensors = trained(0);
+    let given = tensors.iter().map(|tensor| {
+        let (name, dtype) = (tensor.name.clone(), DType::new(tensor.dtype));
+        let (shape, whole) = (vec![tensor.shape[0], 1], vec![tensor.shape[0], 2]);
+        let meta = TensorMeta { name, dtype, shape, bytes: tensor.bytes.len() as u64 };
+        (None, MemoryTensor { meta, bytes: &tensor.bytes }, Some(BoxOf { shape: whole, offsets: vec![0, 1] }))
+    });
+    let part = JointPart { save: joint.id(), rank: 0, ranks: 2 };
+    store.save_part(&part, &Inputs::shares(given.collect()).unwrap(), &options("r", 1), "a note").unwrap();
+    let receipt = disk.content(Path::new(&format!("/store/parts/{}/0", joint.id()))).unwrap();
+    // The target adds the hash.
+    write("receipt", "boxes", &receipt[..receipt.len() - 32]);
 }
 
 fn write_bodies() {
