@@ -23,7 +23,7 @@ class Mutant(NamedTuple):
     tests: str
 
 
-LOCAL, LOG, GC = "src/backend/local.rs", "src/store/log.rs", "src/gc/mod.rs"
+LOCAL, LOG, GC, JOINT = "src/backend/local.rs", "src/store/log.rs", "src/gc/mod.rs", "src/save/joint.rs"
 
 MUTANTS = [
     # Syncs.
@@ -94,6 +94,19 @@ MUTANTS = [
     Mutant("chains have no bound", "src/format/pack.rs", "|| depth > DEPTH_MAX ||", "||", "f081"),
     Mutant("names can be taken twice", LOCAL, "self.check_exclusive()?;", "", "f016"),
     Mutant("a row of the catalog may lie", LOG, "match catalog.check_seals() {", "match Ok(()) {", "f045_a_row"),
+    # Joint saves.
+    Mutant("a receipt may be another attempt's", JOINT, "if of_save != self.save {", "if false {", "f038"),
+    Mutant("a receipt may be another rank's", JOINT, "} else if of_rank != rank || of_ranks != ranks {", "} else if false {", "f039"),
+    Mutant("a part's packs may have any number", JOINT, "} else if !has_own_numbers(receipt) {", "} else if false {", "f039"),
+    Mutant("what a receipt names need not be there", JOINT, "share.chunks.iter().find(|chunk| !stored(chunk))",
+           "share.chunks.iter().find(|chunk| !stored(chunk)).filter(|_| false)", "f039"),
+    Mutant("a joint save may lack a part", JOINT, "if rank < ranks {", "if false {", "f035"),
+    Mutant("rows may be there twice, or not at all", JOINT, "if stretch.start != end {", "if false {", "f039"),
+    Mutant("boxes may overlap", "src/tensor/boxes.rs", "    odd.is_empty()\n", "    true\n", "boxes"),
+    Mutant("boxes may leave a gap", "src/tensor/boxes.rs", "if bytes != tensor.bytes ||", "if", "boxes"),
+    Mutant("a part comes after its attempt was collected", LOCAL, "if !self.is_staged(save)? {\n            return Err(Error::Stale",
+           "if false {\n            return Err(Error::Stale", "f038"),
+    Mutant("what a joint save left has no place", JOINT, "staging.publish(&[])?;\n", "", "f036 a_commit_that_is_refused"),
 ]
 
 
