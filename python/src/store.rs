@@ -57,7 +57,7 @@ impl Store {
 
     #[pyo3(signature = (
         run, step, parts, buffers, *, state, metrics, tags, note, config, provenance, parent, threads, backfill = false,
-        replace = false
+        replace = false, before = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn save(
@@ -77,8 +77,11 @@ impl Store {
         threads: usize,
         backfill: bool,
         replace: bool,
+        before: Option<(Vec<Part>, Vec<Readable>)>,
     ) -> PyResult<Saved> {
         let bytes: Vec<&[u8]> = buffers.iter().map(Readable::bytes).collect();
+        let (parts_before, buffers_before) = before.unwrap_or_default();
+        let bytes_before: Vec<&[u8]> = buffers_before.iter().map(Readable::bytes).collect();
         call(py, || {
             let options = SaveOptions {
                 run,
@@ -94,7 +97,8 @@ impl Store {
                 on_conflict: if replace { OnConflict::Replace } else { OnConflict::Error },
                 ..SaveOptions::default()
             };
-            let inputs = Inputs::tensors(parts.into_iter().map(|part| part.tensor(&bytes)).collect::<Result<_>>()?)?;
+            let before = tensors(parts_before, &bytes_before)?;
+            let inputs = Inputs::tensors(tensors(parts, &bytes)?)?.with_before(before);
             self.0.with_threads(threads).save(&inputs, &options).map(Saved::from)
         })
     }
@@ -223,6 +227,10 @@ impl Store {
         let lost = affected.map(|one| format!("{} has lost {}", one.checkpoint.address(), one.lost.join(", ")));
         Ok(report.damage.iter().map(|damage| format!("{}: {}", damage.object, damage.why)).chain(lost).collect())
     }
+}
+
+fn tensors<'a>(parts: Vec<Part>, buffers: &[&'a [u8]]) -> Result<Vec<(Option<String>, MemoryTensor<'a>)>> {
+    parts.into_iter().map(|part| part.tensor(buffers)).collect()
 }
 
 impl Part {

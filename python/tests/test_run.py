@@ -124,6 +124,84 @@ def test_staging_memory_is_used_again(run: treering.Run) -> None:
     assert len(memory) == 2 << 20
 
 
+def drifting(steps: int, elements: int = 300_000) -> list[dict[str, torch.Tensor]]:
+    """A state at each step: one tensor moves a little, one stays."""
+    torch.manual_seed(0)
+    weight, frozen = torch.randn(elements), torch.randn(1000)
+    states = []
+    for _ in range(steps):
+        weight = weight + 1e-4 * torch.randn(elements)
+        states.append({"w": weight, "frozen": frozen})
+    return states
+
+
+def test_the_last_copy_is_the_base_of_the_next_save(tmp_path: pathlib.Path) -> None:
+    states = drifting(5)
+    reports = {}
+    for live in (False, True):
+        store = treering.Store(tmp_path / str(live))
+        with store.run("r", live_base=live) as run:
+            reports[live] = [run.save(step, state).result() for step, state in enumerate(states)]
+        for step, state in enumerate(states):
+            assert_same(store[f"r@{step}"].load(), state)
+        assert store.verify(deep=True) == []
+    weight = states[0]["w"].nbytes
+    assert [report["bases_in_memory_bytes"] for report in reports[True]] == [0] + 4 * [weight]
+    assert [report["bases_in_memory_bytes"] for report in reports[False]] == 5 * [0]
+    assert [r["encoded_bytes"] for r in reports[True]] == [r["encoded_bytes"] for r in reports[False]]
+    stored = [[report["new_bytes"] for report in reports[live]] for live in (False, True)]
+    assert all(abs(a - b) < 200 for a, b in zip(*stored, strict=True)) and stored[1][4] < 0.9 * weight
+
+
+def test_a_copy_that_was_written_to_is_no_base(store: treering.Store) -> None:
+    states = drifting(3)
+    with store.run("r", live_base=True) as run:
+        run.save(0, states[0]).wait()
+        memory = run._live._kept._memory
+        for place in range(0, len(memory), 4096):
+            memory[place] ^= 1
+        assert run.save(1, states[1]).result()["bases_in_memory_bytes"] == 0
+        assert run.save(2, states[2]).result()["bases_in_memory_bytes"] > 0
+    for step, state in enumerate(states):
+        assert_same(store[f"r@{step}"].load(), state)
+    assert store.verify(deep=True) == []
+
+
+def test_the_kept_copy_is_that_of_the_step_that_is_continued(
+    store: treering.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = drifting(5)
+    with store.run("r", live_base=True) as run:
+        failing(run, monkeypatch, lambda step: step == 1)
+        run.save(0, states[0]).wait()
+        with pytest.raises(treering.UnavailableError):
+            run.save(1, states[1]).wait()
+        assert run.save(2, states[2]).result()["bases_in_memory_bytes"] > 0
+        target = {"w": torch.zeros_like(states[0]["w"]), "frozen": torch.zeros(1000)}
+        run.save(3, states[3]).wait()
+        native = store._reader()
+        native.forget([native.find("r@3")["slot"]])
+        assert run.resume(target).step == 2
+        assert run.save(4, states[4]).result()["bases_in_memory_bytes"] == 0
+    for step in (0, 2, 4):
+        assert_same(store[f"r@{step}"].load(), states[step])
+
+
+def test_two_copies_fit_the_limit_or_only_one_is_made(store: treering.Store) -> None:
+    states = drifting(3)
+    needed = sum(tensor.nbytes for tensor in states[0].values())
+    with store.run("r", live_base=True, memory_limit=2 * needed + 1000) as run:
+        run.save(0, states[0]).wait()
+        assert run.save(1, states[1]).result()["bases_in_memory_bytes"] > 0
+        assert run._live._kept._memory is not run._staging._memory
+        larger = {**states[2], "more": torch.zeros(1000)}
+        with pytest.warns(UserWarning, match="live_base is off"):
+            handle = run.save(2, larger)
+        assert handle.result()["bases_in_memory_bytes"] == 0 and run._live is None
+        assert_same(run[2].load(), larger)
+        run.save(3, states[0]).wait()
+
+
 def test_the_thread_gives_way_and_ends_when_idle(
     run: treering.Run, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

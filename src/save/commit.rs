@@ -146,6 +146,7 @@ impl Store {
             superseded,
             seconds: started.elapsed().as_secs_f64(),
             space_left: self.space_left(),
+            bases_in_memory: 0,
         })
     }
 
@@ -209,6 +210,7 @@ impl Store {
             superseded: Vec::new(),
             seconds: started.elapsed().as_secs_f64(),
             space_left: self.space_left(),
+            bases_in_memory: 0,
         }
     }
 }

@@ -25,6 +25,8 @@ pub(super) struct Part<'a> {
     pub(super) counterpart: Option<Counterpart>,
     /// Its counterpart in the checkpoint that bases are taken from, where that is not the reference.
     pub(super) anchor: Option<Counterpart>,
+    /// Its bytes in the reference, if a caller has them in memory and they are what it says.
+    pub(super) before: Option<&'a [u8]>,
     /// The part that it seems to be the cast of.
     pub(super) cast_of: Option<usize>,
     /// Which component it belongs to; 0 for what belongs to none.

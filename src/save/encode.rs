@@ -4,6 +4,7 @@
 //! encoded is decoded again before anyone relies on it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::cut::{Part, Piece};
@@ -55,6 +56,8 @@ pub(super) struct Shared<'a> {
     /// Chunks of this save that are in its packs already, each with its depth.
     pub(super) written: Mutex<HashMap<ChunkId, u8>>,
     spare: Mutex<Vec<Vec<u8>>>,
+    /// Bytes of bases that were not read from packs.
+    in_memory: AtomicU64,
 }
 
 /// What each worker has for itself.
@@ -74,7 +77,8 @@ impl<'a> Shared<'a> {
         lookup: Option<&'a Lookup>,
         encoding: Encoding,
     ) -> Shared<'a> {
-        Shared { parts, reference, anchor, lookup, encoding, written: Mutex::default(), spare: Mutex::default() }
+        let (written, spare, in_memory) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
+        Shared { parts, reference, anchor, lookup, encoding, written, spare, in_memory }
     }
 
     /// Takes back the buffer of a frame that was written.
@@ -84,6 +88,11 @@ impl<'a> Shared<'a> {
             frame.clear();
             spare.push(frame);
         }
+    }
+
+    /// Bytes of bases that a caller's memory had.
+    pub(super) fn bases_in_memory(&self) -> u64 {
+        self.in_memory.load(Ordering::Relaxed)
     }
 
     /// The chunks that bases are taken from.
@@ -124,7 +133,7 @@ impl<'a> Shared<'a> {
                     return Ok(Done { part: piece.part, last: piece.last, chunk, length: piece.length, outcome });
                 }
                 let Worker { check, base, tool, .. } = worker;
-                let base = piece.base.and_then(|counterpart| self.read_base(counterpart, bytes.len(), tool, base));
+                let base = self.base_of(&piece, part, tool, base);
                 let mut frame = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
                 let info = encode_frame(chunk, bytes, part.layout, base, &mut tool.scratch, check, &mut frame)?;
                 Outcome::New(info, frame)
@@ -171,26 +180,45 @@ impl<'a> Shared<'a> {
         Ok(Some((FrameInfo { chunk, chunk_bytes: bytes.len() as u32, codec, depth, bases }, frame)))
     }
 
-    /// The base that a chunk is compared with, given its counterpart. One that cannot be read is
-    /// none: the chunk is then stored without.
-    fn read_base<'b>(
-        &self,
-        counterpart: ChunkId,
-        length: usize,
+    /// The base that a chunk is compared with. One that cannot be read is none: the chunk is then stored without.
+    fn base_of<'b>(
+        &'b self,
+        piece: &Piece,
+        part: &Part<'b>,
         tool: &mut ChunkTool,
         buffer: &'b mut Vec<u8>,
     ) -> Option<FrameBase<'b>> {
         let set = self.bases()?;
-        let (chunk, depth) = base::choose(set, counterpart, self.encoding.depth_max())?;
+        let (chunk, depth) = base::choose(set, piece.base?, self.encoding.depth_max())?;
+        let length = piece.length as usize;
         if set.how_stored(chunk)?.chunk_bytes as usize != length {
             return None;
         }
-        if buffer.len() < length {
-            buffer.resize(length, 0);
-        }
-        set.read(chunk, tool, &mut buffer[..length]).ok()?;
-        Some(FrameBase { chunk, bytes: &buffer[..length], depth, small: self.encoding == Encoding::Small })
+        let bytes = match before(piece, part, chunk) {
+            Some(bytes) => {
+                self.in_memory.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                bytes
+            }
+            None => {
+                if buffer.len() < length {
+                    buffer.resize(length, 0);
+                }
+                set.read(chunk, tool, &mut buffer[..length]).ok()?;
+                &buffer[..length]
+            }
+        };
+        Some(FrameBase { chunk, bytes, depth, small: self.encoding == Encoding::Small })
     }
+}
+
+/// The chunk of the reference at a piece's place, from a caller's memory. What has its hash is the chunk, whoever wrote to
+/// that memory meanwhile; all else is not.
+fn before<'a>(piece: &Piece, part: &Part<'a>, chunk: ChunkId) -> Option<&'a [u8]> {
+    // Of another place, such as a chain's root, the memory is not.
+    let all = part.before.filter(|_| piece.expected == Some(chunk))?;
+    let start = (piece.offset - part.offset) as usize;
+    let bytes = all.get(start..start + piece.length as usize)?;
+    (ChunkId::of(bytes) == chunk).then_some(bytes)
 }
 
 fn read_and_hash<'b>(

@@ -3,7 +3,7 @@
 //! Input files are not the store's: they are opened here, read by position, and looked at again at the end, so that one
 //! that changes or shrinks meanwhile is an error and not a checkpoint.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -25,6 +25,8 @@ pub struct Inputs<'a> {
     pub(super) files: Vec<InputFile<'a>>,
     pub(super) tensors: Vec<InputTensor>,
     pub(super) side_files: Vec<(String, Bytes<'a>)>,
+    /// What tensors were in the parent, by component and name.
+    before: HashMap<(String, String), MemoryTensor<'a>>,
 }
 
 /// A safetensors file, or tensors from memory.
@@ -145,6 +147,19 @@ impl<'a> Inputs<'a> {
         inputs.check()
     }
 
+    /// Says what tensors were in the checkpoint that the save continues, where a caller still has it in memory. A chunk
+    /// of it that another is stored as a difference to is then not read back and decoded. Nothing here is believed: a
+    /// chunk is taken from memory only if it has the hash of the one in the store, and read from there otherwise.
+    #[must_use]
+    pub fn with_before(mut self, tensors: Vec<(Option<String>, MemoryTensor<'a>)>) -> Inputs<'a> {
+        let key = |(component, tensor): (Option<String>, MemoryTensor<'a>)| {
+            let component = component.unwrap_or_else(|| names::component_of(&tensor.meta.name).to_string());
+            ((component, tensor.meta.name.clone()), tensor)
+        };
+        self.before = tensors.into_iter().map(key).collect();
+        self
+    }
+
     /// Adds files that are kept as they are, under their names.
     pub fn with_side_files(mut self, paths: &[PathBuf]) -> Result<Inputs<'a>> {
         for path in paths {
@@ -177,6 +192,15 @@ impl<'a> Inputs<'a> {
             Bytes::Memory(slice) if !slice.is_empty() => Some((slice.as_ptr(), slice.len())),
             _ => None,
         }
+    }
+
+    /// What a tensor was in the parent, if a caller said so and it has the same type and shape.
+    pub(super) fn before(&self, tensor: &InputTensor) -> Option<&'a [u8]> {
+        if self.before.is_empty() || tensor.of.is_some() {
+            return None;
+        }
+        let before = self.before.get(&(tensor.component.clone(), tensor.meta.name.clone()))?;
+        (before.meta.dtype == tensor.meta.dtype && before.meta.shape == tensor.meta.shape).then_some(before.bytes)
     }
 
     /// Every file is still what it was when it was opened.

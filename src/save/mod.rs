@@ -137,6 +137,8 @@ pub struct SaveReport {
     pub seconds: f64,
     /// Bytes left on the device.
     pub space_left: Option<u64>,
+    /// Bytes of bases that were in the caller's memory ([`Inputs::with_before`]), and were not read back.
+    pub bases_in_memory: u64,
 }
 
 /// What came of a save.
@@ -175,13 +177,15 @@ impl Store {
         }
         let save = SaveId(self.env().random());
         let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
-        let prepared = self.prepare(inputs, options, &lineage, save, packs)?;
+        let (prepared, bases_in_memory) = self.prepare(inputs, options, &lineage, save, packs)?;
         inputs.check_unchanged()?;
         self.check_stop()?;
-        self.commit(prepared, options, begin, started)
+        let report = self.commit(prepared, options, begin, started)?;
+        Ok(SaveReport { bases_in_memory, ..report })
     }
 
-    /// All that a save does before it commits: its packs, not yet published, and its manifest.
+    /// All that a save does before it commits: its packs, not yet published, and its manifest; and how many bytes of bases
+    /// were in memory.
     fn prepare(
         &self,
         inputs: &Inputs<'_>,
@@ -189,7 +193,7 @@ impl Store {
         lineage: &Lineage,
         save: SaveId,
         packs: PackWriter,
-    ) -> Result<Prepared> {
+    ) -> Result<(Prepared, u64)> {
         let schema = schema_of(inputs);
         let schema_bytes = schema.encode();
         let schema_id = ChunkId::of(&schema_bytes);
@@ -198,7 +202,8 @@ impl Store {
             let root = put_manifest(writer, inputs, &stored, &schema, &schema_bytes, options.state.is_some())?;
             writer.put_bytes(&root.encode())
         })?;
-        Ok(Prepared {
+        let bases_in_memory = packed.bases_in_memory;
+        let prepared = Prepared {
             save,
             manifest: packed.made,
             schema: schema_id,
@@ -208,7 +213,8 @@ impl Store {
             others: Vec::new(),
             tensors: inputs.tensors.len() as u64,
             components: component_bytes(inputs),
-        })
+        };
+        Ok((prepared, bases_in_memory))
     }
 
     /// Packs the inputs and, in the end, what `finish` makes of them. Without a schema it is one part of a joint save.
@@ -255,7 +261,7 @@ impl Store {
         let made = finish(&mut writer)?;
         let Writer { sizes, needs, .. } = &mut writer;
         let (sizes, needs) = (*sizes, std::mem::take(needs));
-        Ok(Packed { made, sizes, needs, packs: writer.into_packs() })
+        Ok(Packed { made, sizes, needs, packs: writer.into_packs(), bases_in_memory: shared.bases_in_memory() })
     }
 
     /// The checkpoint to compare with. One that cannot be read is no reason to fail.
@@ -299,6 +305,7 @@ impl Store {
             superseded: Vec::new(),
             seconds: started.elapsed().as_secs_f64(),
             space_left: self.space_left(),
+            bases_in_memory: 0,
         }
     }
 }
@@ -325,6 +332,7 @@ struct Packed<T> {
     /// Packs of other saves that are needed.
     needs: BTreeSet<PackId>,
     packs: PackWriter,
+    bases_in_memory: u64,
 }
 
 fn check(options: &SaveOptions) -> Result<()> {
@@ -388,13 +396,15 @@ fn parts_of<'a>(
             layout: tensor.layout(),
             counterpart: counterpart(reference),
             anchor: counterpart(anchor),
+            before: inputs.before(tensor),
             cast_of: sources[n],
             group,
         });
     }
     let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
         let counterpart = counterpart.map(|stored| Counterpart { stored, begin: Some(0) });
-        Part { bytes, offset: 0, length, layout: Layout::Bytes, counterpart, anchor: None, cast_of: None, group: 0 }
+        let (layout, anchor, before, cast_of) = (Layout::Bytes, None, None, None);
+        Part { bytes, offset: 0, length, layout, counterpart, anchor, before, cast_of, group: 0 }
     };
     for file in &inputs.files {
         if let Some(header) = &file.header {

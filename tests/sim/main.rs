@@ -1,6 +1,7 @@
 //! One binary for all tests on a simulated disk: crashes, damage, and histories by chance.
 #![allow(clippy::unwrap_used, reason = "a test that unwraps an error has found something")]
 
+mod before;
 mod collection;
 mod crash;
 mod damage;

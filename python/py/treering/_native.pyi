@@ -43,6 +43,7 @@ class Saved(TypedDict):
     deduplicated_bytes: int
     encoded_bytes: int
     new_bytes: int
+    bases_in_memory_bytes: int
     tensors: int
     superseded: list[int]
     seconds: float
@@ -90,6 +91,7 @@ class Store:
         threads: int,
         backfill: bool = False,
         replace: bool = False,
+        before: tuple[Sequence[tuple[str, str, str, Sequence[int], int, int, int]], Sequence[Any]] | None = None,
     ) -> Saved: ...
     def begin_joint(self) -> JointSave: ...
     def save_part(

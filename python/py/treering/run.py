@@ -5,7 +5,8 @@ into memory of the run. From then on the training may change what it likes. The 
 way: a thread of low priority calls the library, which hashes, encodes and writes without the interpreter, then syncs,
 and only then is the step there.
 
-There is one such copy in a run, so one save is under way at a time.
+There is one such copy in a run, so one save is under way at a time. With `live_base` there are two, in turns: the other
+is what the checkpoint before was made of.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from .history import History
 from .loading import LoadReport
 from .policy import Best, Keep, duration, rules
 from .ranks import Ranks, rank
-from .staging import Part, Staging, in_place, size
+from .staging import Live, Part, Staging, in_place, size
 from .tree import Leaf, encode
 
 if TYPE_CHECKING:
@@ -120,6 +121,7 @@ class Run:
         memory_limit: int | None,
         threads: int | None,
         gc: bool,
+        live_base: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
         _one_of("when_busy", when_busy, ("wait", "skip", "error"))
@@ -136,6 +138,7 @@ class Run:
         self._threads = threads if threads is not None else machine.background_threads()
         self._gc = gc
         self._staging = Staging()
+        self._live = Live() if live_base else None
         self._turn = threading.Lock()
         self._moved = threading.Condition()
         self._job: _Job | None = None
@@ -484,6 +487,8 @@ class Run:
         if self._ranks is not None and self._ranks.first:
             self._ranks.stay(self._last_word)
         self._staging.release()
+        if self._live is not None:
+            self._live.release()
         _open_runs.discard(self)
         self._raise_failed()
 
@@ -539,7 +544,14 @@ class Run:
         if needed > self._memory_limit:
             limit = f"memory_limit is {self._memory_limit:,} bytes and the state is {needed:,}"
             warnings.warn(f"{limit}: it is saved where it is, and the save is waited for", stacklevel=3)
+            if self._live is not None:
+                self._live.release()
             return *in_place(leaves), False
+        if self._live is not None and 2 * needed > self._memory_limit:
+            limit = f"memory_limit is {self._memory_limit:,} bytes and two copies of the state are {2 * needed:,}"
+            warnings.warn(f"{limit}: live_base is off from now on", stacklevel=4)
+            self._live.release()
+            self._live = None
         return *self._staging.copy(leaves), True
 
     def _wake(self) -> None:
@@ -580,6 +592,8 @@ class Run:
             self._count(handle)
         else:
             self._at, self._is_ours, self._has_saved = f"{self.name}@{handle.step}", True, True
+            if self._live is not None and job.owner is None:
+                self._staging = self._live.keep(self._staging, self._at, job.arguments["parts"])
             self._count(handle)
             handle._end(report)
         finally:
@@ -608,13 +622,15 @@ class Run:
     def _save_durably(self, job: _Job) -> _native.Saved:
         native = self.store._reader()
         parent = self._parent_of(job.handle.step)
+        before = self._live.of(parent) if self._live is not None else None
+        arguments = {**job.arguments, "parent": parent, "before": before, "threads": self._threads}
         try:
-            return native.save(**job.arguments, parent=parent, threads=self._threads)
+            return native.save(**arguments)
         except NoSpaceError:
             if not self._has_policy():
                 raise
             native.gc(run=self.name, threads=self._threads)
-            return native.save(**job.arguments, parent=parent, threads=self._threads)
+            return native.save(**arguments)
 
     def _parent_of(self, step: int) -> str | None:
         # The same step again is a success if it is the same, and an error if not: it continues nothing.

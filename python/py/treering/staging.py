@@ -1,4 +1,5 @@
-"""Memory that a save is copied into before it returns: one piece, used again and again."""
+"""Memory that a save is copied into before it returns: one piece, used again and again; or two in turns, where the last
+copy is kept for the next save."""
 
 from __future__ import annotations
 
@@ -67,6 +68,35 @@ class Staging:
         if devices and self._unpin is None:
             self._unpin = devices[0].pin(self._memory)
         return self._memory
+
+
+class Live:
+    """The copy that the last durable save was made of: the next save takes bases from it, and need not read them.
+
+    It is a second piece of memory. The two change places with each save that is durable.
+    """
+
+    def __init__(self) -> None:
+        self._kept = Staging()
+        self._parts: list[Part] = []
+        self._address: str | None = None
+
+    def keep(self, copied: Staging, address: str, parts: list[Part]) -> Staging:
+        """Keeps the copy that a checkpoint was made of. Returns what the next save may be copied into."""
+        free, self._kept = self._kept, copied
+        self._parts, self._address = parts, address
+        return free
+
+    def of(self, address: str | None) -> tuple[list[Part], list[Any]] | None:
+        """The copy of this checkpoint, if that is the one."""
+        if self._kept._memory is None or address != self._address:
+            return None
+        return self._parts, [memoryview(self._kept._memory)]
+
+    def release(self) -> None:
+        """Gives the memory back."""
+        self._kept.release()
+        self._parts, self._address = [], None
 
 
 def size(leaves: Sequence[Leaf]) -> int:

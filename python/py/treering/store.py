@@ -55,6 +55,7 @@ class Store:
         memory_limit: int | None = None,
         threads: int | None = None,
         gc: bool = True,
+        live_base: bool = False,
     ) -> Run:
         """Begins a run, or goes on with one.
 
@@ -86,6 +87,10 @@ class Store:
             and 4.
         gc : bool
             Whether space is freed in the background after durable saves, as the run's policy says.
+        live_base : bool
+            Whether the copy of the last durable save is kept in memory, so that the next one, which is stored as the
+            difference to it, need not read and decode it. That takes a second copy of the state, which `memory_limit`
+            covers too: where two do not fit, it is off, with a warning.
         """
         joined = ranks(name)
 
@@ -104,6 +109,7 @@ class Store:
                 memory_limit=memory_limit,
                 threads=threads,
                 gc=gc,
+                live_base=live_base,
                 ranks=joined,
             )
 
