@@ -168,6 +168,13 @@ def test_a_signal_to_any_rank_is_a_save_on_all(tmp_path: pathlib.Path) -> None:
                 assert same(run.stop_requested) == bool(saved)
             # Rank 0 may have decided about step 3 before it was asked.
             assert same(saved) in ([3], [4])
+        with store.run("late", cadence=1000) as run:
+            run.save_on_signal(signal.SIGUSR1, notice=60)
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                run._signalled -= 3600  # the notice counts from the signal on, whoever got it
+            step = next(step for step in range(1, 9) if same(run.should_save(step)))
+            assert same(run.save(step, {"x": step}).wait().in_time) is False
         """,
     )
 

@@ -37,6 +37,11 @@ class Clock:
         self._blocked = 0.0
 
     @property
+    def is_none(self) -> bool:
+        """Whether there is no cadence."""
+        return self._cadence is None
+
+    @property
     def is_plain(self) -> bool:
         """Whether it goes by the step alone, so that all ranks come to the same answer by themselves."""
         return isinstance(self._cadence, int)

@@ -115,13 +115,18 @@ class Ranks:
         while self.is_said(f"{self._topic}/ears") and self.is_said(key) and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def ask(self) -> None:
-        """Asks rank 0 for a save, from any other."""
-        self._store.set(f"{self._topic}/asked", "1")
+    def ask(self, since: float) -> None:
+        """Asks rank 0 for a save, from any other; `since` a moment of this process' monotonic clock."""
+        self._store.set(f"{self._topic}/asked", str(time.time() - (time.monotonic() - since)))
 
-    def asked(self) -> bool:
-        """On rank 0: whether another asked for a save since the last time."""
-        return self.is_said(f"{self._topic}/asked") and bool(self._store.delete_key(f"{self._topic}/asked"))
+    def asked(self) -> float | None:
+        """On rank 0: since when, by its own monotonic clock, another asks for a save; `None` if none does."""
+        if not self.is_said(f"{self._topic}/asked"):
+            return None
+        # Clocks of two machines may differ: nobody asks from the future.
+        ago = max(0.0, time.time() - float(self._store.get(f"{self._topic}/asked")))
+        self._store.delete_key(f"{self._topic}/asked")
+        return time.monotonic() - ago
 
 
 def group() -> Any:

@@ -146,7 +146,8 @@ class Run:
         self._failed: list[SaveHandle] = []
         self._failures = 0
         self._closed = False
-        self._handlers: dict[int, Any] = {}
+        #: For each signal, the handler and what was there before.
+        self._handlers: dict[int, tuple[Any, Any]] = {}
         self._signalled: float | None = None
         self._notice = 0.0
         self._agreed_to_stop = False
@@ -291,17 +292,20 @@ class Run:
         return handle
 
     def should_save(self, step: int) -> bool:
-        """Whether it is time to save: by the run's cadence, or because a signal asked for it, on whatever rank."""
+        """Whether it is time to save: by the run's cadence, or because a signal asked for it, on whatever rank.
+
+        A run without a cadence may ask for signals alone, after :meth:`save_on_signal`.
+        """
         ranks = self._ranks
         if ranks is None or (self._clock.is_plain and not self._handlers):
-            return self._urgent or self._clock.due(step)
+            return self._urgent or self._is_time(step)
         key = ranks.key("due", step)
         if ranks.first:
             return ranks.act(
                 key, lambda: self._is_due(ranks, step), lambda due: {"due": due, "stop": self._agreed_to_stop}
             )
-        if self._urgent:
-            ranks.ask()
+        if self._urgent and self._signalled is not None:
+            ranks.ask(self._signalled)
             self._urgent = False
         said = ranks.hear(key)
         self._agreed_to_stop = said["stop"]
@@ -309,37 +313,60 @@ class Run:
         return due
 
     def _is_due(self, ranks: Ranks, step: int) -> bool:
-        if ranks.asked():
-            self._signalled, self._urgent = time.monotonic(), True
+        asked = ranks.asked()
+        if asked is not None and not self._urgent:
+            self._signalled, self._urgent = asked, True
         self._agreed_to_stop = self._signalled is not None
-        return self._urgent or self._clock.due(step)
+        return self._urgent or self._is_time(step)
+
+    def _is_time(self, step: int) -> bool:
+        # A run may save by the calendar of its own, and ask here for signals alone.
+        return not (self._clock.is_none and self._handlers) and self._clock.due(step)
 
     def save_on_signal(self, *signals: signal.Signals, notice: str | float = "60s") -> None:
-        """Makes :meth:`should_save` true once one of the signals came, for one save.
+        """Makes :meth:`should_save` true once one of the signals came, for one save. On the main thread.
 
         The handler only sets a flag, and calls a handler that was there before. A default action would end the program
-        before the save: it is not called, and comes back with :meth:`close`. The save that follows says in its handle
-        whether it was durable within `notice`. `stop_requested` stays true.
+        before the save, and so would the exception of a Ctrl-C: neither is called. What was there comes back with
+        :meth:`close`, once all saves are durable. The save that follows says in its handle whether it was durable
+        within `notice` after the signal. `stop_requested` stays true.
         """
+        self._check()
         self._notice = duration(notice)
         for number in signals:
-            previous = signal.getsignal(number)
-            self._handlers[number] = previous
-            signal.signal(number, self._handler(previous))
+            if number not in self._handlers:
+                before = signal.getsignal(number)
+                handler = self._handler(before)
+                signal.signal(number, handler)
+                self._handlers[number] = (handler, before)
 
     @property
     def stop_requested(self) -> bool:
         """Whether a signal came; in a process group, to any rank before the last :meth:`should_save`."""
         return self._signalled is not None if self._ranks is None else self._agreed_to_stop
 
-    def _handler(self, previous: Any) -> Callable[[int, Any], None]:
+    def _handler(self, before: Any) -> Callable[[int, Any], None]:
         def handle(number: int, frame: Any) -> None:
-            self._signalled = time.monotonic()
-            self._urgent = True
-            if callable(previous):
-                previous(number, frame)
+            if self._closed and signal.getsignal(number) is handle:
+                # Closed on another thread, where it could not be put back.
+                signal.signal(number, _restorable(before))
+                signal.raise_signal(number)
+                return
+            if not self._urgent:
+                self._signalled = time.monotonic()
+                self._urgent = True
+            if callable(before) and before is not signal.default_int_handler:
+                before(number, frame)
 
         return handle
+
+    def _put_handlers_back(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # the handlers do it themselves
+        for number, (handler, before) in self._handlers.items():
+            if signal.getsignal(number) is handler:  # else somebody came after, and has ours as the one before
+                signal.signal(number, _restorable(before))
+        self._handlers.clear()
 
     # -- saves by all processes, for treering.dcp
 
@@ -471,10 +498,6 @@ class Run:
         """Waits as :meth:`wait` does, and ends the run's thread. What was loaded from it stays usable."""
         if self._closed or os.getpid() != self.store._pid:
             return
-        for number, previous in self._handlers.items():
-            if threading.current_thread() is threading.main_thread():
-                signal.signal(number, previous)
-        self._handlers.clear()
         self._drain(timeout)
         if self._dropped and not self._failed:
             self._collect()
@@ -490,6 +513,8 @@ class Run:
         if self._live is not None:
             self._live.release()
         _open_runs.discard(self)
+        # Only now: a second signal would have ended the program before the save that the first had asked for.
+        self._put_handlers_back()
         self._raise_failed()
 
     def __enter__(self) -> Run:
@@ -755,6 +780,11 @@ def close_open(store: os.PathLike[str], name: str) -> None:
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise InvalidError(f"{name}={value!r}", f"it is one of {', '.join(allowed)}")
+
+
+def _restorable(handler: Any) -> Any:
+    """A handler that was not set by Python cannot be set by it again."""
+    return signal.SIG_DFL if handler is None else handler
 
 
 def _how_it_began(handle: SaveHandle) -> dict[str, Any]:
