@@ -177,7 +177,7 @@ def report(times: Times) -> None:
         ("treering save, durable", "dcp.save"),
         ("treering load_into", "torch.load + load_state_dict"),
     ):
-        if name in median:
+        if name in median and other in median:
             print(f"  {name} / {other}: {median[name] / median[other]:.2f}")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import collections
 import ctypes
+import functools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -296,7 +297,14 @@ def memory(tensor: torch.Tensor, nbytes: int) -> Any:
     """The memory of a contiguous tensor on the CPU. Its storage stays resizable, so the caller keeps the tensor."""
     if not nbytes:
         return b""
-    return memoryview((ctypes.c_uint8 * nbytes).from_address(tensor.data_ptr())).cast("B")
+    return memoryview(_bytes_type(nbytes).from_address(tensor.data_ptr())).cast("B")
+
+
+@functools.lru_cache(maxsize=1024)
+def _bytes_type(nbytes: int) -> Any:
+    # ctypes makes a class for each length and forgets it with its last object: longer work than all else that is done
+    # with a small tensor.
+    return ctypes.c_uint8 * nbytes
 
 
 def _name(thing: Any) -> str:
