@@ -6,10 +6,13 @@
 //! its own staging memory, memory that nobody else has seen yet, or tensors of a caller that it keeps waiting.
 
 use std::slice;
+use std::sync::{Mutex, PoisonError};
 
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
+use treering::save::{Pieces, TensorBytes};
+use treering::{Error, Result};
 
 /// A thread copies at least this much: less is copied faster than a thread starts.
 const SHARE_BYTES: usize = 8 << 20;
@@ -21,6 +24,72 @@ pub(crate) struct Readable(PyBuffer<u8>);
 
 /// Memory to write to.
 pub(crate) struct Writable(PyBuffer<u8>);
+
+/// Memory, or a function of an offset and a length that returns some.
+#[derive(FromPyObject)]
+pub(crate) enum Source {
+    Memory(Readable),
+    Function(Py<PyAny>),
+}
+
+/// What a save reads from.
+#[derive(Debug)]
+pub(crate) enum Given<'a> {
+    Memory(&'a [u8]),
+    Pieces(Asked<'a>),
+}
+
+/// A tensor that Python is asked for, piece by piece.
+#[derive(Debug)]
+pub(crate) struct Asked<'a> {
+    function: &'a Py<PyAny>,
+    /// What it raised first.
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl Source {
+    pub(crate) fn given(&self) -> Given<'_> {
+        match self {
+            Source::Memory(memory) => Given::Memory(memory.bytes()),
+            Source::Function(function) => Given::Pieces(Asked { function, raised: Mutex::default() }),
+        }
+    }
+}
+
+impl Given<'_> {
+    /// A stretch of it, as a save takes it. Of what is asked for, all or nothing.
+    pub(crate) fn stretch(&self, offset: usize, length: usize) -> Option<TensorBytes<'_>> {
+        match self {
+            Given::Memory(bytes) => bytes.get(offset..offset.checked_add(length)?).map(TensorBytes::Memory),
+            Given::Pieces(asked) => (offset == 0).then_some(TensorBytes::Pieces(asked)),
+        }
+    }
+
+    /// What Python raised when it was asked.
+    pub(crate) fn raised(&self) -> Option<PyErr> {
+        match self {
+            Given::Memory(_) => None,
+            Given::Pieces(asked) => asked.raised.lock().unwrap_or_else(PoisonError::into_inner).take(),
+        }
+    }
+}
+
+impl Pieces for Asked<'_> {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        let answered = Python::attach(|py| -> PyResult<()> {
+            let piece: Readable = self.function.call1(py, (offset, out.len()))?.extract(py)?;
+            if piece.bytes().len() != out.len() {
+                return Err(PyBufferError::new_err("a piece of another length than was asked for"));
+            }
+            out.copy_from_slice(piece.bytes());
+            Ok(())
+        });
+        answered.map_err(|error| {
+            self.raised.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            Error::invalid("a tensor", "it cannot be read")
+        })
+    }
+}
 
 impl<'a, 'py> FromPyObject<'a, 'py> for Readable {
     type Error = PyErr;

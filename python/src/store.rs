@@ -10,13 +10,13 @@ use serde_json::Value;
 use treering::catalog::Filter;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
-use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions};
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions, TensorBytes};
 use treering::store::{Durability, Options};
 use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Result};
 
-use crate::buffers::Readable;
+use crate::buffers::{Given, Readable, Source};
 use crate::checkpoint::Checkpoint;
 use crate::errors::raise;
 use crate::joint::JointSave;
@@ -66,7 +66,7 @@ impl Store {
         run: String,
         step: u64,
         parts: Vec<Part>,
-        buffers: Vec<Readable>,
+        buffers: Vec<Source>,
         state: Option<String>,
         metrics: BTreeMap<String, f64>,
         tags: Vec<String>,
@@ -79,10 +79,10 @@ impl Store {
         replace: bool,
         before: Option<(Vec<Part>, Vec<Readable>)>,
     ) -> PyResult<Saved> {
-        let bytes: Vec<&[u8]> = buffers.iter().map(Readable::bytes).collect();
+        let given: Vec<Given<'_>> = buffers.iter().map(Source::given).collect();
         let (parts_before, buffers_before) = before.unwrap_or_default();
         let bytes_before: Vec<&[u8]> = buffers_before.iter().map(Readable::bytes).collect();
-        call(py, || {
+        let saved = call(py, || {
             let options = SaveOptions {
                 run,
                 step,
@@ -97,10 +97,12 @@ impl Store {
                 on_conflict: if replace { OnConflict::Replace } else { OnConflict::Error },
                 ..SaveOptions::default()
             };
-            let before = tensors(parts_before, &bytes_before)?;
-            let inputs = Inputs::tensors(tensors(parts, &bytes)?)?.with_before(before);
+            let before = parts_before.into_iter().map(|part| part.before(&bytes_before)).collect::<Result<_>>()?;
+            let tensors = parts.into_iter().map(|part| part.tensor(&given, None)).collect::<Result<_>>()?;
+            let inputs = Inputs::given(tensors)?.with_before(before);
             self.0.with_threads(threads).save(&inputs, &options).map(Saved::from)
-        })
+        });
+        saved.map_err(|error| raised(&given).unwrap_or(error))
     }
 
     fn begin_joint(&self, py: Python<'_>) -> PyResult<JointSave> {
@@ -121,24 +123,22 @@ impl Store {
         step: u64,
         parts: Vec<Part>,
         boxes: Vec<Option<(Vec<u64>, Vec<u64>)>>,
-        buffers: Vec<Readable>,
+        buffers: Vec<Source>,
         text: &str,
         parent: Option<String>,
         threads: usize,
     ) -> PyResult<()> {
-        let bytes: Vec<&[u8]> = buffers.iter().map(Readable::bytes).collect();
-        call(py, || {
+        let given: Vec<Given<'_>> = buffers.iter().map(Source::given).collect();
+        let saved = call(py, || {
             let parent = parent.map(|address| address.parse()).transpose()?;
             let options = SaveOptions { run, step, parent, ..SaveOptions::default() };
             let boxes = boxes.into_iter().map(|of| of.map(|(shape, offsets)| BoxOf { shape, offsets }));
-            let tensors = parts.into_iter().zip(boxes).map(|(part, of)| {
-                let (component, tensor) = part.tensor(&bytes)?;
-                Ok((component, tensor, of))
-            });
-            let inputs = Inputs::shares(tensors.collect::<Result<_>>()?)?;
+            let tensors = parts.into_iter().zip(boxes).map(|(part, of)| part.tensor(&given, of));
+            let inputs = Inputs::given(tensors.collect::<Result<_>>()?)?;
             let part = JointPart { save: save.parse()?, rank, ranks };
             self.0.with_threads(threads).save_part(&part, &inputs, &options, text).map(|_| ())
-        })
+        });
+        saved.map_err(|error| raised(&given).unwrap_or(error))
     }
 
     fn checkpoint(&self, py: Python<'_>, address: &str) -> PyResult<Checkpoint> {
@@ -229,12 +229,24 @@ impl Store {
     }
 }
 
-fn tensors<'a>(parts: Vec<Part>, buffers: &[&'a [u8]]) -> Result<Vec<(Option<String>, MemoryTensor<'a>)>> {
-    parts.into_iter().map(|part| part.tensor(buffers)).collect()
+/// What Python raised when it was asked for a tensor: it says more than that the tensor could not be read.
+fn raised(given: &[Given<'_>]) -> Option<PyErr> {
+    given.iter().find_map(Given::raised)
 }
 
+/// A tensor with its component and what it is a box of.
+type Tensor<'a> = (Option<String>, TensorMeta, TensorBytes<'a>, Option<BoxOf>);
+
 impl Part {
-    fn tensor<'a>(self, buffers: &[&'a [u8]]) -> Result<(Option<String>, MemoryTensor<'a>)> {
+    fn tensor<'a>(self, given: &'a [Given<'_>], of: Option<BoxOf>) -> Result<Tensor<'a>> {
+        let Part(component, name, dtype, shape, buffer, offset, length) = self;
+        let bytes = given.get(buffer).and_then(|all| all.stretch(offset, length));
+        let bytes = bytes.ok_or_else(|| Error::Bug(format!("tensor {name} outside of its memory")))?;
+        let meta = TensorMeta { name, dtype: DType::new(dtype), shape, bytes: length as u64 };
+        Ok((Some(component), meta, bytes, of))
+    }
+
+    fn before<'a>(self, buffers: &[&'a [u8]]) -> Result<(Option<String>, MemoryTensor<'a>)> {
         let Part(component, name, dtype, shape, buffer, offset, length) = self;
         let bytes = buffers.get(buffer).and_then(|all| all.get(offset..offset.checked_add(length)?));
         let bytes = bytes.ok_or_else(|| Error::Bug(format!("tensor {name} outside of its memory")))?;

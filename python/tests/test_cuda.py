@@ -149,10 +149,11 @@ def test_memory_that_was_filled_is_not_moved(run: treering.Run) -> None:
 
 def test_a_state_larger_than_the_limit_is_saved_and_waited_for(store: treering.Store) -> None:
     with store.run("r", memory_limit=1000) as run, pytest.warns(UserWarning, match="memory_limit"):
-        x = torch.rand(5000, device=CUDA)
-        handle = run.save(1, {"x": x})
-        assert handle.done()
+        x, y = torch.rand(5000, device=CUDA), torch.rand(1500, 1200, device=CUDA).T
+        handle = run.save(1, {"x": x, "y": y})
+        assert handle.done() and run._staging._memory is None
     assert same(store["r@1"].load("x", map_location=CUDA), x)
+    assert same(store["r@1"].load("y", map_location=CUDA), y)
 
 
 def test_random_states_of_the_device(run: treering.Run) -> None:

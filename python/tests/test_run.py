@@ -18,7 +18,9 @@ import pytest
 import torch
 import treering
 from same import assert_same
+from treering import _torch
 from treering import run as run_module
+from treering.tree import Leaf
 
 
 class Gate:
@@ -113,6 +115,70 @@ def test_what_does_not_fit_is_saved_where_it_is(store: treering.Store) -> None:
             handle = run.save(1, {"t": tensor, "tie": tensor, "strided": tensor.T, "a": np.arange(3.0)})
         assert handle.done() and run._staging._memory is None
         assert_same(run.latest().load(), {"t": tensor, "tie": tensor, "strided": tensor.T, "a": np.arange(3.0)})
+
+
+def test_what_has_no_memory_to_be_read_streams(store: treering.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"strided": torch.randn(1500, 2000).T, "array": np.asfortranarray(np.random.rand(700, 900))}
+    longest = [0]
+    really = run_module.in_place
+
+    def watched(leaves: list[Leaf]) -> Any:
+        for leaf in leaves:
+            assert leaf.fill is not None and leaf.piece is not None
+            leaf.fill = lambda into: pytest.fail("it was copied as a whole")
+            leaf.piece = lambda offset, length, piece=leaf.piece: seen(length) or piece(offset, length)
+        return really(leaves)
+
+    def seen(length: int) -> None:
+        longest[0] = max(longest[0], length)
+
+    with store.run("r", memory_limit=1000) as run:
+        monkeypatch.setattr(run_module, "in_place", watched)
+        for step in (1, 2):
+            tensors["array"][step] = tensors["strided"][step, step] = step
+            with pytest.warns(UserWarning, match="memory_limit"):
+                run.save(step, tensors)
+            assert_same(run[step].load(), tensors)
+        assert 0 < longest[0] <= 4 << 20
+
+
+def test_an_error_of_what_streams_is_an_error_of_the_save(
+    store: treering.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: int) -> bytes:
+        raise ValueError("the device is away")
+
+    with store.run("r", memory_limit=10) as run:
+        monkeypatch.setattr(_torch, "_piece", lost)
+        with pytest.warns(UserWarning, match="memory_limit"), pytest.raises(ValueError, match="the device is away"):
+            run.save(1, {"t": torch.ones(30, 30).T})
+        assert run.latest() is None
+        monkeypatch.setattr(_torch, "_piece", lambda tensor, offset, length: b"short")
+        with pytest.warns(UserWarning, match="memory_limit"), pytest.raises(BufferError, match="another length"):
+            run.save(1, {"t": torch.ones(30, 30).T})
+
+
+def test_pieces_are_those_of_the_elements_in_order() -> None:
+    torch.manual_seed(0)
+    dense = torch.arange(3 * 4 * 5 * 7).view(3, 4, 5, 7)
+    values = [
+        dense.permute(3, 1, 0, 2),
+        dense.transpose(0, 3)[1:6:2, :, :, ::2],
+        dense[:, :1].expand(3, 9, 5, 7),
+        dense.permute(2, 3, 1, 0).to(torch.complex128),
+        torch.randn(6, 8).T,
+        *(torch.randint(0, 2, (5, 6)).to(dtype).T for dtype in _torch.STORED if not str(dtype).endswith("e8m0fnu")),
+    ]
+    for value in values:
+        leaf, _ = _torch.leaf_of(value)
+        whole = bytearray(leaf.nbytes)
+        leaf.fill(memoryview(whole))
+        numbers = range(0, leaf.nbytes, 37)
+        for begin, length in [
+            (0, leaf.nbytes),
+            *((n, min(length, leaf.nbytes - n)) for n in numbers for length in (1, 95)),
+        ]:
+            assert leaf.piece(begin, length) == whole[begin : begin + length], (value.dtype, value.shape, begin, length)
 
 
 def test_staging_memory_is_used_again(run: treering.Run) -> None:

@@ -4,6 +4,7 @@
 //! that changes or shrinks meanwhile is an error and not a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -69,10 +70,26 @@ pub struct MemoryTensor<'a> {
     pub bytes: &'a [u8],
 }
 
+/// Where the bytes of a tensor are, little-endian and without gaps.
+#[derive(Clone, Copy, Debug)]
+pub enum TensorBytes<'a> {
+    /// In memory.
+    Memory(&'a [u8]),
+    /// Elsewhere.
+    Pieces(&'a dyn Pieces),
+}
+
+/// A tensor of which not more is in memory than is worked on.
+pub trait Pieces: fmt::Debug + Sync {
+    /// Fills `out` with its bytes from `offset` on. The same bytes each time: a save may ask twice.
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()>;
+}
+
 /// Where bytes come from.
 #[derive(Debug)]
 pub(super) enum Bytes<'a> {
     Memory(&'a [u8]),
+    Pieces(&'a dyn Pieces),
     Owned(Vec<u8>),
     Mapped(memmap2::Mmap),
     File(OpenFile),
@@ -123,25 +140,40 @@ impl<'a> Inputs<'a> {
 
     /// Tensors in memory, and boxes of tensors, for one part of a joint save.
     pub fn shares(tensors: Vec<(Option<String>, MemoryTensor<'a>, Option<BoxOf>)>) -> Result<Inputs<'a>> {
+        let given = |(component, tensor, of): (_, MemoryTensor<'a>, _)| {
+            (component, tensor.meta, TensorBytes::Memory(tensor.bytes), of)
+        };
+        Inputs::given(tensors.into_iter().map(given).collect())
+    }
+
+    /// Tensors, or boxes of tensors, that are in memory or are asked for piece by piece. Tied are also those of which the
+    /// very same object is asked.
+    pub fn given(tensors: Vec<(Option<String>, TensorMeta, TensorBytes<'a>, Option<BoxOf>)>) -> Result<Inputs<'a>> {
         let mut bytes = Vec::with_capacity(tensors.len());
         let mut inputs = Inputs::default();
-        for (source, (component, tensor, of)) in tensors.into_iter().enumerate() {
-            let name = names::printable(&tensor.meta.name).into_owned();
-            names::check_tensor(&tensor.meta.name)?;
-            let given = tensor.bytes.len() as u64;
-            if tensor.meta.bytes != given || !tensor.meta.fits() {
+        for (source, (component, meta, given, of)) in tensors.into_iter().enumerate() {
+            let name = names::printable(&meta.name).into_owned();
+            names::check_tensor(&meta.name)?;
+            let length = match given {
+                TensorBytes::Memory(bytes) => bytes.len() as u64,
+                TensorBytes::Pieces(_) => meta.bytes,
+            };
+            if meta.bytes != length || !meta.fits() {
                 return Err(Error::invalid(
                     format!("tensor {name}"),
-                    format!("{given} bytes do not fit its type and shape"),
+                    format!("{length} bytes do not fit its type and shape"),
                 ));
             }
-            if of.as_ref().is_some_and(|of| !of.holds(&tensor.meta)) {
+            if of.as_ref().is_some_and(|of| !of.holds(&meta)) {
                 return Err(Error::invalid(format!("tensor {name}"), "it is no box of the whole one"));
             }
-            bytes.push(Bytes::Memory(tensor.bytes));
-            let component = component.unwrap_or_else(|| names::component_of(&tensor.meta.name).to_string());
+            bytes.push(match given {
+                TensorBytes::Memory(slice) => Bytes::Memory(slice),
+                TensorBytes::Pieces(pieces) => Bytes::Pieces(pieces),
+            });
+            let component = component.unwrap_or_else(|| names::component_of(&meta.name).to_string());
             names::check_component(&component)?;
-            inputs.tensors.push(InputTensor { component, file: 0, meta: tensor.meta, source, offset: 0, of });
+            inputs.tensors.push(InputTensor { component, file: 0, meta, source, offset: 0, of });
         }
         inputs.files.push(InputFile { name: SINGLE_FILE.into(), header: None, bytes });
         inputs.check()
@@ -186,10 +218,13 @@ impl<'a> Inputs<'a> {
         headers.chain(tensors).chain(self.side_files.iter().map(|(_, bytes)| bytes.len())).sum()
     }
 
-    /// The memory that a tensor is, if it was given as memory: two tensors of the same are tied.
+    /// The memory that a tensor is, or what is asked for it: two tensors of the same are tied.
     pub(super) fn memory_of(&self, tensor: &InputTensor) -> Option<(*const u8, usize)> {
         match &self.files[tensor.file as usize].bytes[tensor.source] {
             Bytes::Memory(slice) if !slice.is_empty() => Some((slice.as_ptr(), slice.len())),
+            Bytes::Pieces(pieces) if tensor.meta.bytes > 0 => {
+                Some((std::ptr::from_ref(*pieces).cast(), tensor.meta.bytes as usize))
+            }
             _ => None,
         }
     }
@@ -334,7 +369,7 @@ impl Bytes<'_> {
             Bytes::Memory(slice) => Some(slice),
             Bytes::Owned(bytes) => Some(bytes),
             Bytes::Mapped(map) => Some(map),
-            Bytes::File(_) => None,
+            Bytes::File(_) | Bytes::Pieces(_) => None,
         }
     }
 
@@ -344,6 +379,9 @@ impl Bytes<'_> {
                 std::io::ErrorKind::UnexpectedEof => Error::InputChanged { path: open.path.clone() },
                 _ => Error::Io { op: "read", path: open.path.clone(), source: e },
             });
+        }
+        if let Bytes::Pieces(pieces) = self {
+            return pieces.read_exact_at(out, offset);
         }
         let slice = self.slice().unwrap_or_default();
         let start = usize::try_from(offset).ok();

@@ -32,7 +32,7 @@ use crate::store::{Address, Lookup, PackWriter, Store};
 use crate::tensor::Layout;
 
 pub(crate) use ingest::files_below;
-pub use ingest::{BoxOf, Inputs, MemoryTensor};
+pub use ingest::{BoxOf, Inputs, MemoryTensor, Pieces, TensorBytes};
 pub use joint::{JointPart, JointSave};
 
 use commit::Lineage;

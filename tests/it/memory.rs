@@ -1,12 +1,14 @@
 //! Tensors that come from memory and go back into memory.
 
-use proptest::prelude::*;
-use treering::ErrorKind;
-use treering::restore::Window;
-use treering::save::{Inputs, MemoryTensor};
-use treering::tensor::{DType, TensorMeta};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::helpers::{Place, Tensor, floats, options};
+use proptest::prelude::*;
+use treering::restore::Window;
+use treering::save::{Inputs, MemoryTensor, Pieces, TensorBytes};
+use treering::tensor::{DType, TensorMeta};
+use treering::{Error, ErrorKind, Result};
+
+use crate::helpers::{Place, Tensor, at, floats, options};
 
 fn inputs(tensors: &[Tensor]) -> Inputs<'_> {
     Inputs::tensors(tensors.iter().map(|tensor| (Some("model".into()), memory(tensor, &tensor.name))).collect())
@@ -33,6 +35,78 @@ fn many_tensors_are_read_at_once_into_memory() {
         checkpoint.read_into(windows).unwrap();
         assert!(read.iter().zip(&tensors).all(|(read, tensor)| *read == tensor.bytes));
     }
+}
+
+/// A tensor that is asked for, and the longest piece that was; from some place on it cannot be had.
+#[derive(Debug)]
+struct Elsewhere {
+    tensor: Tensor,
+    longest: AtomicUsize,
+    lost_from: u64,
+}
+
+impl Elsewhere {
+    fn new(tensor: Tensor) -> Elsewhere {
+        Elsewhere { tensor, longest: AtomicUsize::new(0), lost_from: u64::MAX }
+    }
+
+    fn given<'a>(&'a self, name: &str) -> (Option<String>, TensorMeta, TensorBytes<'a>) {
+        (None, memory(&self.tensor, name).meta, TensorBytes::Pieces(self))
+    }
+}
+
+impl Pieces for Elsewhere {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
+        self.longest.fetch_max(out.len(), Ordering::Relaxed);
+        if offset + out.len() as u64 > self.lost_from {
+            return Err(Error::Interrupted);
+        }
+        out.copy_from_slice(&self.tensor.bytes[offset as usize..][..out.len()]);
+        Ok(())
+    }
+}
+
+fn save_given(place: &Place, step: u64, given: Vec<(Option<String>, TensorMeta, TensorBytes<'_>)>) -> Result<u64> {
+    let given = given.into_iter().map(|(component, meta, bytes)| (component, meta, bytes, None)).collect();
+    place.store.save(&Inputs::given(given)?, &options("r", step)).map(|report| report.sizes.encoded)
+}
+
+#[test]
+fn a_tensor_that_is_asked_for_piece_by_piece_is_stored_as_one_in_memory() {
+    let tensors = [floats("model.a", 3_000_000, 1), floats("model.none", 0, 2), floats("model.b", 10, 3)];
+    let others = tensors.clone().map(Elsewhere::new);
+    let place = Place::new();
+    let mut given: Vec<_> = others.iter().map(|tensor| tensor.given(&tensor.tensor.name)).collect();
+    given.push(others[0].given("model.tie"));
+    save_given(&place, 1, given).unwrap();
+    let longest = others[0].longest.load(Ordering::Relaxed);
+    assert!(longest <= 4 << 20, "{longest} bytes were asked for at once");
+
+    let tie = memory(&tensors[0], "model.tie");
+    let all = tensors.iter().map(|tensor| memory(tensor, &tensor.name)).chain([tie]);
+    let in_memory = all.map(|tensor| (None, tensor.meta, TensorBytes::Memory(tensor.bytes))).collect();
+    assert_eq!(save_given(&place, 2, in_memory).unwrap(), 0);
+    let checkpoint = place.store.checkpoint(&at("r@1")).unwrap();
+    assert_eq!(checkpoint.ties().flatten().count(), 1);
+    for tensor in &tensors {
+        let mut bytes = Vec::new();
+        checkpoint.read_tensor(&tensor.name, &mut bytes).unwrap();
+        assert!(bytes == tensor.bytes, "{}", tensor.name);
+    }
+    let ids =
+        |address| place.store.checkpoint(&at(address)).unwrap().ids().map(|id| id.map(|id| id.to_string())).collect();
+    let ids: [Vec<Option<String>>; 2] = ["r@1", "r@2"].map(ids);
+    assert_eq!(ids[0], ids[1]);
+}
+
+#[test]
+fn a_piece_that_cannot_be_had_is_no_checkpoint() {
+    let place = Place::new();
+    let broken = Elsewhere { lost_from: 11_000_000, ..Elsewhere::new(floats("model.a", 3_000_000, 1)) };
+    let failed = save_given(&place, 1, vec![broken.given("model.a")]).unwrap_err();
+    assert!(matches!(failed, Error::Interrupted), "{failed}");
+    assert!(place.store.checkpoint(&at("r@1")).is_err());
+    save_given(&place, 1, vec![Elsewhere::new(broken.tensor).given("model.a")]).unwrap();
 }
 
 proptest! {

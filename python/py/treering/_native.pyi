@@ -65,6 +65,9 @@ class Collected(TypedDict):
     unfinished: bool
     seconds: float
 
+#: Memory, or a function of an offset and a length that returns some.
+Source = Any
+
 class Store:
     @staticmethod
     def create(path: str | os.PathLike[str]) -> Store: ...
@@ -79,7 +82,7 @@ class Store:
         run: str,
         step: int,
         parts: Sequence[tuple[str, str, str, Sequence[int], int, int, int]],
-        buffers: Sequence[Any],
+        buffers: Sequence[Source],
         *,
         state: str | None,
         metrics: dict[str, float],
@@ -103,7 +106,7 @@ class Store:
         step: int,
         parts: Sequence[tuple[str, str, str, Sequence[int], int, int, int]],
         boxes: Sequence[tuple[Sequence[int], Sequence[int]] | None],
-        buffers: Sequence[Any],
+        buffers: Sequence[Source],
         *,
         text: str,
         parent: str | None,

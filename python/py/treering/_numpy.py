@@ -68,7 +68,17 @@ def array(value: Any, encoder: Encoder, path: Path, node: dict[str, Any]) -> dic
         leaf.source = value.reshape(-1).view(np.uint8) if value.size else b""
     else:
         leaf.fill = lambda memory: np.copyto(np.frombuffer(memory, dtype).reshape(value.shape), value)
+        leaf.piece = lambda offset, length: _piece(value, offset, length)
     return encoder.tensor(leaf, path, node)
+
+
+def _piece(value: Any, offset: int, length: int) -> bytes:
+    """Some of the bytes of an array in row-major order, which need not begin or end with an element."""
+    first = offset // value.itemsize
+    elements = value.flat[first : -(-(offset + length) // value.itemsize)]
+    begin = offset - first * value.itemsize
+    piece: bytes = elements.tobytes()[begin : begin + length]
+    return piece
 
 
 def pieces(

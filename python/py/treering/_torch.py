@@ -231,6 +231,7 @@ def leaf_of(tensor: torch.Tensor) -> tuple[Leaf, dict[str, Any]]:
         leaf.source = b""
     else:
         leaf.fill = lambda into: _fill(plain, into)
+        leaf.piece = lambda offset, length: _piece(plain, offset, length)
         leaf.device = _Cuda(plain.device.index) if plain.is_cuda else None
     return leaf, node
 
@@ -238,6 +239,31 @@ def leaf_of(tensor: torch.Tensor) -> tuple[Leaf, dict[str, Any]]:
 def _fill(tensor: torch.Tensor, into: memoryview) -> None:
     # One copy, whatever the strides and the device. CUDA devices are waited for later, all others here.
     torch.frombuffer(into, dtype=tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=tensor.is_cuda)
+
+
+def _piece(tensor: torch.Tensor, offset: int, length: int) -> bytes:
+    """Some of the bytes of a tensor, which is not copied as a whole. They need not begin or end with an element."""
+    width = tensor.element_size()
+    first = offset // width
+    elements = _flat(tensor, first, -(-(offset + length) // width)).cpu()
+    begin = offset - first * width
+    return bytes(memory(elements, elements.numel() * width)[begin : begin + length])
+
+
+def _flat(tensor: torch.Tensor, first: int, end: int) -> torch.Tensor:
+    """Some of the elements in row-major order, without gaps."""
+    if tensor.is_contiguous():
+        return tensor.view(-1)[first:end]
+    row = tensor[0].numel()
+    begin, last = -(-first // row), end // row  # the rows that are in it as a whole
+    if begin > last:
+        return _flat(tensor[last], first - last * row, end - last * row)
+    parts = [tensor[begin:last].reshape(-1)]
+    if first < begin * row:
+        parts.insert(0, _flat(tensor[begin - 1], first - (begin - 1) * row, row))
+    if last * row < end:
+        parts.append(_flat(tensor[last], 0, end - last * row))
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)

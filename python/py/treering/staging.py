@@ -123,7 +123,10 @@ def layout(leaves: Sequence[Leaf]) -> tuple[list[Part], list[int], int]:
 
 
 def in_place(leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any]]:
-    """The tensors where they are: for a save that is waited for. What has no memory of its own is copied."""
+    """The tensors where they are: for a save that is waited for.
+
+    What has no memory to be read is asked for piece by piece, or copied where there is no way to do that.
+    """
     parts: list[Part] = []
     buffers: list[Any] = []
     known: dict[object, int] = {}
@@ -131,11 +134,20 @@ def in_place(leaves: Sequence[Leaf]) -> tuple[list[Part], list[Any]]:
         number = known.get(leaf.identity) if leaf.identity is not None else None
         if number is None:
             number = len(buffers)
-            buffers.append(leaf.source if leaf.fill is None else _filled(leaf))
+            buffers.append(_where_it_is(leaf))
             if leaf.identity is not None:
                 known[leaf.identity] = number
         parts.append((leaf.component, leaf.name, leaf.dtype, leaf.shape, number, 0, leaf.nbytes))
+    for device in dict.fromkeys(leaf.device for leaf in leaves if leaf.device is not None):
+        device.settle()  # what asks for pieces does not know what the device is about to do
     return parts, buffers
+
+
+def _where_it_is(leaf: Leaf) -> Any:
+    """Memory, or a function of an offset and a length."""
+    if leaf.fill is None:
+        return leaf.source
+    return leaf.piece or _filled(leaf)
 
 
 def _filled(leaf: Leaf) -> bytearray:

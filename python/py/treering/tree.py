@@ -62,6 +62,8 @@ class Leaf:
     #: What keeps that memory alive.
     owner: Any = None
     fill: Callable[[memoryview], None] | None = None
+    #: With `fill`, if there is a way: the bytes from an offset on, so many of them, on any thread.
+    piece: Callable[[int, int], Any] | None = None
     device: Device | None = None
     #: Tensors with an equal identity are the same memory seen in the same way.
     identity: object = None
