@@ -57,7 +57,7 @@ test-python: target/python/ready
 	cd python && ../$(python) -m mypy && ../$(python) -m pytest -q
 
 test-all: test
-	cd python && TREERING_KILLS=100 ../$(python) -m pytest -q tests/test_resume.py
+	cd python && TREERING_KILLS=100 TREERING_SAVES=1000 ../$(python) -m pytest -q tests/test_resume.py tests/test_run.py
 
 bench: target/python/ready
 	$(CARGO) bench --bench '*'
