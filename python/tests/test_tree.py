@@ -271,3 +271,20 @@ def test_a_plain_state_needs_no_framework(tmp_path: pathlib.Path) -> None:
         "assert not {'torch', 'numpy', 'jax'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path / "store")], check=True)
+
+
+def test_modules_of_frameworks_are_imported_once_they_are_asked_for() -> None:
+    code = (
+        "import sys, treering\n"
+        "try: treering.nothing\n"
+        "except AttributeError as error: print(error)\n"
+        "sys.modules['torch'] = None\n"
+        "try: treering.dcp\n"
+        "except ImportError as error: print(error)\n"
+        "del sys.modules['torch']\n"
+        "print(treering.dcp.save.__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    assert said[0] == "module 'treering' has no attribute 'nothing'" and "torch" in said[1]
+    assert said[2] == "treering.dcp"

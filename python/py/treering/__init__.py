@@ -6,8 +6,12 @@
     ...
     run.save(step, {"model": model, "optimizer": optimizer}, metrics={"val_loss": 2.1})
 
-Importing this needs neither torch nor NumPy nor JAX.
+Importing this needs neither torch nor NumPy nor JAX. The modules for frameworks, such as `treering.dcp`, are imported
+once they are asked for.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from ._native import __version__
 from .cadence import Overhead
@@ -37,6 +41,21 @@ from .rng import rng_state, set_rng_state
 from .run import Resume, Run
 from .store import Store
 from .tree import Info
+
+if TYPE_CHECKING:
+    from . import accelerate as accelerate
+    from . import dcp as dcp
+    from . import hf as hf
+    from . import jax as jax
+    from . import keras as keras
+    from . import lightning as lightning
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in ("accelerate", "dcp", "hf", "jax", "keras", "lightning"):
+            return importlib.import_module(f".{name}", __name__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Best",
