@@ -13,6 +13,7 @@ import pytest
 import torch
 import treering
 from same import assert_same
+from torch.optim import swa_utils
 
 
 class Net(torch.nn.Module):
@@ -109,6 +110,39 @@ def test_everything_is_filled_in_place(run: treering.Run) -> None:
     assert not (report.missing or report.unexpected or report.reshaped or report.cast or report.bridged)
     assert_same(begun.state_dict(), optimizer.state_dict())
     assert_same_training((net, optimizer), (other, begun))
+
+
+def test_what_else_a_training_has_is_filled_too(run: treering.Run) -> None:
+    class Loader:
+        """As a stateful loader of data says where it is."""
+
+        def __init__(self, at: int = 0) -> None:
+            self.at = at
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"at": self.at}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.at = state["at"]
+
+    def training(steps: int) -> dict[str, Any]:
+        net = Net()
+        optimizer, scaler = torch.optim.AdamW(net.parameters()), torch.amp.GradScaler("cpu", growth_interval=2)
+        average = swa_utils.AveragedModel(net, multi_avg_fn=swa_utils.get_ema_multi_avg_fn(0.9), use_buffers=True)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            scaler.scale(net(torch.randint(0, 5, (16,))).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            average.update_parameters(net)
+        return {"model": net, "ema": average, "optimizer": optimizer, "scaler": scaler, "loader": Loader(steps)}
+
+    saved, fresh = training(5), training(0)
+    run.save(1, saved).wait()
+    report = run[1].load_into(fresh)
+    assert not report.state and fresh["loader"].at == 5 and fresh["ema"].n_averaged == 5
+    for name, part in saved.items():
+        assert_same(fresh[name].state_dict(), part.state_dict())
 
 
 def test_an_optimizer_that_has_not_begun_gets_its_history(run: treering.Run) -> None:

@@ -179,6 +179,31 @@ def test_a_signal_to_any_rank_is_a_save_on_all(tmp_path: pathlib.Path) -> None:
     )
 
 
+def test_random_states_of_all_ranks_come_back_to_each(tmp_path: pathlib.Path) -> None:
+    together(
+        tmp_path,
+        """
+        import random, warnings
+        torch.manual_seed(rank)
+        random.seed(rank)
+        draw = lambda: (random.random(), torch.rand(1).item())
+        with store.run("r") as run:
+            run.save(1, {"rng": treering.rng_state(all_ranks=True)}).wait()
+            drawn = draw()
+            treering.set_rng_state(run[1].load("rng"))
+            assert draw() == drawn
+            state = run[1].load("rng")
+            del state["ranks"]["1"]
+            with warnings.catch_warnings(record=True) as caught:
+                treering.set_rng_state(state)
+            assert len(caught) == rank and all("rank 1 has none" in str(one.message) for one in caught)
+        everyone = [None] * 2
+        dist.all_gather_object(everyone, drawn)
+        assert everyone[0] != everyone[1]
+        """,
+    )
+
+
 def test_rank_0_may_save_alone(tmp_path: pathlib.Path) -> None:
     together(
         tmp_path,

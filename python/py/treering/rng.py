@@ -10,12 +10,17 @@ from typing import Any
 from .ranks import group, rank
 
 
-def rng_state() -> dict[str, Any]:
+def rng_state(*, all_ranks: bool = False) -> dict[str, Any]:
     """The states of all random sources of this process, to be saved with a checkpoint.
+
+    With `all_ranks`, those of all processes of the training: all of them call this, and :func:`set_rng_state` gives
+    each its own.
 
     Python's ``random``, NumPy's legacy generator, torch on the CPU and on each CUDA device. Generators of your own are
     saved by their own state: ``generator.bit_generator.state`` of NumPy, ``generator.get_state()`` of torch.
     """
+    if all_ranks:
+        return {"ranks": of_all_ranks()}
     state: dict[str, Any] = {"python": random.getstate()}
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -30,6 +35,11 @@ def rng_state() -> dict[str, Any]:
 
 def set_rng_state(state: dict[str, Any]) -> None:
     """Sets what :func:`rng_state` gave. Do this before the data loader's iterator is made: it draws its seed then."""
+    if "ranks" in state:
+        if str(rank()) not in state["ranks"]:
+            count = len(state["ranks"])
+            warnings.warn(f"random states were saved of {count} ranks: rank {rank()} has none", stacklevel=2)
+        return set_own(state["ranks"])
     random.setstate(state["python"])
     if "numpy" in state:
         import numpy
