@@ -2,7 +2,9 @@
 
 A GPT of 14 million parameters in fp32 with AdamW (172 MB) is trained on CPUs. In each round every contender has a turn
 of ten steps that begins with its save; what is left of the save after these is waited for, as the next save would.
-A turn's time beside that of the turn without a save, in the same round, is the whole slow-down.
+A turn's time beside that of the turn without a save, in the same round, is the whole slow-down. The processor time of
+the training's own thread says more where the machine has other work: waiting for a core does not count there, what the
+save takes from it, and from its caches and memory, does.
 
 Three set-ups: training on all cores but one, so that a core is left to the saves; on all cores; and on all but one with
 workers of a data loader on every core. Where other work goes on too, look at the ratios.
@@ -37,6 +39,7 @@ class Turns:
     """What the turns of one contender took, in seconds."""
 
     whole: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
     blocked: list[float] = field(default_factory=list)
     durable: list[float] = field(default_factory=list)
 
@@ -141,7 +144,7 @@ def batches(training: Training, workers: int) -> Iterator[torch.Tensor]:
 
 
 def turn(training: Training, tokens: Iterator[torch.Tensor], save: Save, step: int, into: Turns) -> None:
-    begun = time.perf_counter()
+    begun, own = time.perf_counter(), time.thread_time()
     wait = save(step)
     into.blocked.append(time.perf_counter() - begun)
     for _ in range(STEPS):
@@ -150,6 +153,7 @@ def turn(training: Training, tokens: Iterator[torch.Tensor], save: Save, step: i
     durable = wait()
     into.blocked[-1] += time.perf_counter() - stepped
     into.whole.append(time.perf_counter() - begun)
+    into.own.append(time.thread_time() - own)
     if isinstance(durable, float):
         into.durable.append(durable)
 
@@ -171,18 +175,24 @@ def dcp_saving(training: Training, folder: pathlib.Path) -> Callable[[], object]
 
 
 def report(turns: dict[str, Turns]) -> None:
-    nothing = turns["no save"].whole
-    print("| | ten steps | blocked | share of the time | slow-down (least, most) | durable after |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    nothing = turns["no save"]
+    print(
+        "| | ten steps | blocked | share of the time | slow-down (least, most) | its processor time | durable after |"
+    )
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
     for name, taken in turns.items():
-        slower = [whole / base - 1 for whole, base in zip(taken.whole, nothing, strict=True)]
         share = statistics.median(b / whole for b, whole in zip(taken.blocked, taken.whole, strict=True))
         durable = f"{statistics.median(taken.durable):.2f} s" if taken.durable else ""
         print(
             f"| {name} | {statistics.median(taken.whole):.2f} s | {statistics.median(taken.blocked) * 1e3:.0f} ms "
-            f"| {share:.1%} | {statistics.median(slower):+.1%} ({min(slower):+.1%}, {max(slower):+.1%}) | {durable} |",
+            f"| {share:.1%} | {slower(taken.whole, nothing.whole)} | {slower(taken.own, nothing.own)} | {durable} |",
             flush=True,
         )
+
+
+def slower(taken: list[float], nothing: list[float]) -> str:
+    more = [one / base - 1 for one, base in zip(taken, nothing, strict=True)]
+    return f"{statistics.median(more):+.1%} ({min(more):+.1%}, {max(more):+.1%})"
 
 
 if __name__ == "__main__":
