@@ -51,6 +51,8 @@ MUTANTS = [
            "_ => folder.parent().map_or(Ok(()), |above| self.disk.sync_folder(above))?,", "_ => {}", "f011"),
     # Hashes.
     Mutant("a chunk's hash is not checked", "src/store/pack_reader.rs", "if ChunkId::of(out) != chunk {", "if false {", "f083 f117"),
+    Mutant("memory is believed to be what the parent was", "src/save/encode.rs",
+           "(ChunkId::of(bytes) == chunk).then_some(bytes)", "Some(bytes)", "before::"),
     Mutant("a difference's hash is not checked by verify", "src/verify.rs",
            "if ChunkId::of(&bytes) == row.chunk { Ok(bytes) }", "if true { Ok(bytes) }", "f083"),
     Mutant("a frame's checksum is not checked", "src/format/pack.rs", "if crc32fast::hash(frame) != row.crc {", "if false {", "f012"),
