@@ -12,8 +12,7 @@ use treering::catalog::Filter;
 use treering::disk::SimulatedDisk;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
-use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions};
-use treering::tensor::{DType, TensorMeta};
+use treering::save::{OnConflict, SaveOptions};
 use treering::verify::Depth;
 use treering::{Error, Store};
 
@@ -309,30 +308,13 @@ mod histories {
         vec![floats("model.base", 400, 1), floats("model.head", 30, seed), floats("optimizer.m", 60, 1000 + seed)]
     }
 
-    /// One tensor, a half of its columns from each of two processes.
-    fn halves(store: &Store, tensor: &Tensor, options: &SaveOptions, parts: u32) -> treering::Result<()> {
-        let mut joint = store.begin_joint()?;
-        for rank in 0..parts {
-            let bytes: Vec<u8> =
-                tensor.bytes.chunks_exact(40).skip(rank as usize).step_by(2).flatten().copied().collect();
-            let (shape, dtype) = (vec![bytes.len() as u64 / 40, 10], DType::new(tensor.dtype));
-            let meta = TensorMeta { name: tensor.name.clone(), dtype, shape, bytes: bytes.len() as u64 };
-            let whole = vec![tensor.bytes.len() as u64 / 80, 20];
-            let of = BoxOf { shape: whole, offsets: vec![0, 10 * u64::from(rank)] };
-            let inputs = Inputs::shares(vec![(None, MemoryTensor { meta, bytes: &bytes }, Some(of))])?;
-            store.save_part(&JointPart { save: joint.id(), rank, ranks: 2 }, &inputs, options, "")?;
-        }
-        joint.wait(parts, std::time::Duration::ZERO)?;
-        joint.commit(options).map(drop)
-    }
-
     pub(super) fn saved_by_several_processes() -> Session {
         let mut session = Session::prepared();
         session.save("r", 1, &lora(1));
-        let tensor = |step| trained(step).swap_remove(2);
-        assert_eq!(tensor(0).bytes.len() % 80, 0);
         for step in 2..4 {
-            session.act(|session| halves(session.store(), &tensor(step), &options("r", step), 2).unwrap());
+            session.act(|session| {
+                sim::save_together(session.store(), &trained(step), &options("r", step), 2).unwrap();
+            });
         }
         session.gc();
         session
@@ -341,7 +323,9 @@ mod histories {
     pub(super) fn a_joint_save_is_given_up() -> Session {
         let mut session = Session::prepared();
         session.save("r", 1, &lora(1));
-        session.act(|session| assert!(halves(session.store(), &lora(2)[0], &options("r", 2), 1).is_err()));
+        session.act(|session| {
+            assert!(sim::save_together(session.store(), &lora(2), &options("r", 2), 1).is_err());
+        });
         session.gc();
         session.save("r", 2, &lora(3));
         session

@@ -1,4 +1,4 @@
-//! Histories by chance against a map: savers, readers, collectors and rebuilders, of whom any may die or sleep for
+//! Histories by chance against a map: savers alone and together, readers, collectors and rebuilders, of whom any may die or sleep for
 //! years between two operations while another one does all of its work; a clock that jumps; a machine that loses what
 //! was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
 //!
@@ -29,6 +29,7 @@ type Facts = BTreeMap<String, String>;
 #[derive(Clone, Debug)]
 enum Act {
     Save(String, u64, Vec<Tensor>),
+    SaveTogether(String, u64, Vec<Tensor>),
     Forget(String),
     Undo(String),
     Collect,
@@ -132,8 +133,12 @@ impl World {
                     .map(|n| floats(&format!("model.{n}"), 20 + 40 * n as usize, self.fate.below(5)))
                     .collect();
                 // Some are a training, whose steps are stored as differences to whatever is there.
-                let tensors = if self.fate.below(3) == 0 { trained(self.steps[run] % 8) } else { few };
-                Act::Save(RUNS[run].into(), self.steps[run], tensors)
+                let mut tensors = if self.fate.below(3) == 0 { trained(self.steps[run] % 8) } else { few };
+                if self.fate.below(4) != 0 {
+                    return Act::Save(RUNS[run].into(), self.steps[run], tensors);
+                }
+                tensors.sort_by(|a, b| a.name.cmp(&b.name));
+                Act::SaveTogether(RUNS[run].into(), self.steps[run], tensors)
             }
         }
     }
@@ -150,7 +155,9 @@ impl World {
             self.facts.iter().map(|(key, value)| (key.clone(), [Some(value.clone())].into())).collect();
         for (act, result) in done {
             let (address, becomes) = match act {
-                Act::Save(run, step, tensors) => (format!("{run}@{step}"), Some(sim::content_of(tensors))),
+                Act::Save(run, step, tensors) | Act::SaveTogether(run, step, tensors) => {
+                    (format!("{run}@{step}"), Some(sim::content_of(tensors)))
+                }
                 Act::Forget(address) => (address.clone(), None),
                 Act::Undo(address) => (address.clone(), self.forgotten.get(address).cloned()),
                 Act::Collect | Act::Rebuild | Act::Verify => continue,
@@ -225,7 +232,7 @@ impl World {
 
 fn speaks_of(act: &Act) -> Option<String> {
     match act {
-        Act::Save(run, step, _) => Some(format!("{run}@{step}")),
+        Act::Save(run, step, _) | Act::SaveTogether(run, step, _) => Some(format!("{run}@{step}")),
         Act::Forget(address) | Act::Undo(address) => Some(address.clone()),
         Act::Collect | Act::Rebuild | Act::Verify => None,
     }
@@ -234,6 +241,7 @@ fn speaks_of(act: &Act) -> Option<String> {
 fn perform(store: &Store, act: &Act) -> treering::Result<()> {
     match act {
         Act::Save(run, step, tensors) => sim::save(store, tensors, &options(run, *step)),
+        Act::SaveTogether(run, step, tensors) => sim::save_together(store, tensors, &options(run, *step), 2),
         Act::Forget(address) => {
             let slot = store.find(&at(address))?.slot;
             store.forget(&[slot]).map(|_| ())

@@ -12,7 +12,7 @@ use treering::format::entry::{Body, Decoded, Entry};
 use treering::format::keys::Key;
 use treering::format::pack::{self, Footer, Row, TRAILER_BYTES};
 use treering::id::{PackId, StoreId};
-use treering::save::{Inputs, MemoryTensor, SaveOptions};
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, SaveOptions};
 use treering::store::{CatalogPlace, Options};
 use treering::tensor::TensorMeta;
 use treering::{ErrorKind, Store};
@@ -96,6 +96,40 @@ pub(crate) fn inputs(tensors: &[Tensor]) -> Inputs<'_> {
 
 pub(crate) fn save(store: &Store, tensors: &[Tensor], options: &SaveOptions) -> treering::Result<()> {
     store.save(&inputs(tensors), options).map(|_| ())
+}
+
+/// The same by two processes, of which so many store their parts. Each has half of the columns of a tensor that has a
+/// middle; the others belong to the first.
+pub(crate) fn save_together(
+    store: &Store,
+    tensors: &[Tensor],
+    options: &SaveOptions,
+    parts: u32,
+) -> treering::Result<()> {
+    let mut joint = store.begin_joint()?;
+    for rank in 0..parts {
+        let mut halves = Vec::new();
+        for tensor in tensors {
+            let elements: u64 = tensor.shape.iter().product();
+            let width = tensor.bytes.len() / elements as usize;
+            if elements.is_multiple_of(2) {
+                let half = tensor.bytes.chunks_exact(width).skip(rank as usize).step_by(2).flatten().copied().collect();
+                let of = BoxOf { shape: vec![elements / 2, 2], offsets: vec![0, rank.into()] };
+                halves.push((tensor, vec![elements / 2, 1], half, Some(of)));
+            } else if rank == 0 {
+                halves.push((tensor, tensor.shape.clone(), tensor.bytes.clone(), None));
+            }
+        }
+        let given = halves.iter().map(|(tensor, shape, bytes, of)| {
+            let (name, dtype) = (tensor.name.clone(), treering::tensor::DType::new(tensor.dtype));
+            let meta = TensorMeta { name, dtype, shape: shape.clone(), bytes: bytes.len() as u64 };
+            (None, MemoryTensor { meta, bytes }, of.clone())
+        });
+        let part = JointPart { save: joint.id(), rank, ranks: 2 };
+        store.save_part(&part, &Inputs::shares(given.collect())?, options, "")?;
+    }
+    joint.wait(2, std::time::Duration::ZERO)?;
+    joint.commit(options).map(drop)
 }
 
 /// What a checkpoint of these tensors is restored to.
