@@ -181,16 +181,21 @@ impl LocalBackend {
         Ok(inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name))).collect())
     }
 
+    /// Removes a save's place, whose lock the caller holds.
     fn remove_staging(&self, folder: &Path) -> Result<()> {
         for name in self.disk.list(folder).context("list", folder)? {
             if name.name != LOCK {
                 self.disk.unlink(&folder.join(&name.name)).context("remove", folder)?;
             }
         }
-        // The lock goes last: until then a second reaper keeps away.
+        // The lock goes last: until then a second reaper keeps away. From then on one may make a lock of its own, and have
+        // removed the folder before this one does.
         let lock = folder.join(LOCK);
         self.disk.unlink(&lock).context("remove", &lock)?;
-        self.disk.remove_folder(folder).context("remove", folder)
+        match self.disk.remove_folder(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context("remove", folder),
+        }
     }
 }
 
