@@ -183,6 +183,7 @@ impl World {
                 let fine =
                     matches!(error, Error::Stale { .. } | Error::Unknown { .. } | Error::CheckpointUnknown { .. })
                         || matches!(error, Error::RunUnknown { .. } | Error::Invalid { .. } | Error::StepExists { .. })
+                        || matches!(error, Error::Forgotten { .. })
                         || self.disk_died(error);
                 assert!(fine, "{what}: {act:?} said {error:?}");
             }
