@@ -50,7 +50,7 @@ impl LocalBackend {
         }
         self.sync_folder(&self.root.join(keys::PACKS))?;
         self.make_reserve();
-        // A description that a crash keeps without the folders would be a store that cannot be written.
+        // A description that a crash keeps without the folders would be a store that whoever comes next has to mend.
         self.sync_folder(&self.root)?;
         self.check_exclusive()?;
         let temporary = self.temporary_name();
@@ -190,7 +190,15 @@ impl LocalBackend {
         // The lock goes last: until then a second reaper keeps away.
         let lock = folder.join(LOCK);
         self.disk.unlink(&lock).context("remove", &lock)?;
-        self.disk.remove_folder(folder).context("remove", folder)
+        self.remove_emptied(folder)
+    }
+
+    /// A process of a joint save that woke late may have brought something meanwhile: that goes with the next collection.
+    fn remove_emptied(&self, folder: &Path) -> Result<()> {
+        match self.disk.remove_folder(folder) {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(()),
+            removed => removed.context("remove", folder),
+        }
     }
 }
 
@@ -242,7 +250,7 @@ impl Backend for LocalBackend {
         for name in inside {
             self.discard(&folder.join(name.name));
         }
-        self.disk.remove_folder(&folder).context("remove", &folder)
+        self.remove_emptied(&folder)
     }
 
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {
