@@ -50,7 +50,7 @@ impl LocalBackend {
         }
         self.sync_folder(&self.root.join(keys::PACKS))?;
         self.make_reserve();
-        // A description that a crash keeps without the folders would be a store that cannot be written.
+        // A description that a crash keeps without the folders would be a store that whoever comes next has to mend.
         self.sync_folder(&self.root)?;
         self.check_exclusive()?;
         let temporary = self.temporary_name();
@@ -188,12 +188,17 @@ impl LocalBackend {
                 self.disk.unlink(&folder.join(&name.name)).context("remove", folder)?;
             }
         }
-        // The lock goes last: until then a second reaper keeps away. From then on one may make a lock of its own, and have
-        // removed the folder before this one does.
+        // The lock goes last: until then a second reaper keeps away.
         let lock = folder.join(LOCK);
         self.disk.unlink(&lock).context("remove", &lock)?;
+        self.remove_emptied(folder)
+    }
+
+    /// Removes a folder whose files are gone. Somebody else may have done so by now; or a process of a joint save that
+    /// woke late has brought something, which goes with the next collection.
+    fn remove_emptied(&self, folder: &Path) -> Result<()> {
         match self.disk.remove_folder(folder) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
             removed => removed.context("remove", folder),
         }
     }
@@ -247,7 +252,7 @@ impl Backend for LocalBackend {
         for name in inside {
             self.discard(&folder.join(name.name));
         }
-        self.disk.remove_folder(&folder).context("remove", &folder)
+        self.remove_emptied(&folder)
     }
 
     fn put_entry(&self, slot: u64, bytes: &[u8]) -> Result<()> {

@@ -264,9 +264,20 @@ fn f010_an_entry_that_another_saw_is_durable_before_anything_is_built_on_it() {
     let seen = seen.unwrap_or(disk);
     assert!(seen.crashes(256, 1).iter().any(|state| sim::slots(state).len() == 2), "it is not durable yet");
     let other = sim::open(&seen, &Fate::new(4)).unwrap();
-    // The same again is acknowledged as being there, and something else is saved behind it.
+    // The same again is acknowledged as being there: that writes nothing. Something else is saved behind it.
     save(&other, 3).unwrap();
+    for state in seen.crashes(256, 1) {
+        has(&state, &[1, 2, 3]);
+    }
+    let acknowledged = seen.operations();
     save(&other, 4).unwrap();
+    seen.crashes_everywhere(64, 1, &mut |operations, states| {
+        for state in states.iter().filter(|_| operations >= acknowledged) {
+            let steps: Vec<u64> = (1..=sim::slots(state).len() as u64).collect();
+            assert!(steps.len() >= 3, "after operation {operations}");
+            has(state, &steps);
+        }
+    });
     for state in seen.crashes(256, 1) {
         has(&state, &[1, 2, 3, 4]);
     }

@@ -275,7 +275,7 @@ fn boxes_that_overlap_or_leave_a_gap_are_refused() {
 fn f039_a_receipt_that_names_what_nobody_has() {
     let (disk, fate) = fresh();
     save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
-    for which in 0..3 {
+    for which in 0..4 {
         let store = sim::open(&disk, &fate).unwrap();
         let mut joint = store.begin_joint().unwrap();
         (0..RANKS).for_each(|rank| store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap());
@@ -284,6 +284,12 @@ fn f039_a_receipt_that_names_what_nobody_has() {
         match which {
             0 => receipt.tensors[0].chunks[0].0 = ChunkId([7; 32]),
             1 => receipt.packs.clear(),
+            2 => {
+                // A tensor that is a little shorter than its chunk, which is there.
+                let own = receipt.tensors.iter_mut().find(|share| share.name == "optimizer.1").unwrap();
+                (own.shape, own.lengths, own.bytes) = (vec![49], vec![49], 196);
+                own.chunks[0].1 = 196;
+            }
             _ => receipt.packs[0].footer = treering::id::Hash::of(b"another"),
         }
         disk.damage(&path, Some(receipt.encode()));
@@ -293,6 +299,26 @@ fn f039_a_receipt_that_names_what_nobody_has() {
         // Nothing of it stays, and nobody has to wait for that.
         only_first_is_left(&disk, &fate);
     }
+}
+
+#[test]
+fn f012_f039_every_bit_of_a_receipt() {
+    let (disk, fate) = fresh();
+    let store = sim::open(&disk, &fate).unwrap();
+    let mut joint = store.begin_joint().unwrap();
+    (0..RANKS).for_each(|rank| store_part(&store, &part(&joint, rank), &whole(2), &options("r", 2)).unwrap());
+    let path = PathBuf::from(format!("/store/parts/{}/0", joint.id()));
+    let receipt = disk.content(&path).unwrap();
+    for bit in 0..receipt.len() * 8 {
+        let mut bytes = receipt.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        disk.damage(&path, Some(bytes));
+        let error = joint.wait(RANKS, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Damaged, "bit {bit}: {error}");
+    }
+    disk.damage(&path, Some(receipt));
+    joint.wait(RANKS, Duration::ZERO).unwrap();
+    joint.commit(&options("r", 2)).unwrap();
 }
 
 /// A step that is there already is refused when all parts are stored: they go with the next collection.
@@ -437,6 +463,37 @@ fn f038_a_rank_that_wakes_after_the_collection() {
     }
 }
 
+/// A collection sleeps between any two operations, while a rank of the attempt that it ends stores its part.
+#[test]
+fn f038_a_rank_that_wakes_in_the_middle_of_the_collection() {
+    let (disk, fate) = fresh();
+    save(&disk, &fate, &whole(1), &options("r", 1)).unwrap();
+    let mut stored = 0;
+    for number in 0.. {
+        let disk = disk.settled();
+        let store = sim::open(&disk, &fate).unwrap();
+        let joint = store.begin_joint().unwrap();
+        store_part(&store, &part(&joint, 0), &whole(2), &options("r", 2)).unwrap();
+        let (late, rank, told) = (part(&joint, 1), store.clone(), std::sync::Arc::new(std::sync::Mutex::new(None)));
+        drop(joint);
+        let asked = told.clone();
+        let sleeping = crate::faulty::FaultyDisk::meanwhile(disk.clone(), number, move || {
+            *asked.lock().unwrap() = Some(store_part(&rank, &late, &whole(2), &options("r", 2)));
+        });
+        let collector = crate::faults::open_on(sleeping, &disk, &fate).unwrap();
+        collector.gc(&GcOptions::default()).unwrap_or_else(|e| panic!("operation {number}: {e}"));
+        match told.lock().unwrap().take() {
+            None => break,
+            Some(Ok(())) => stored += 1,
+            Some(Err(error)) => assert!(matches!(error, Error::Stale { .. } | Error::Io { .. }), "{error:?}"),
+        }
+        // What was made behind the collector's back goes with the next one, or the one after a while.
+        fate.pass(2 * 86_400, &disk);
+        only_first_is_left(&disk, &fate);
+    }
+    assert!(stored > 2, "{stored}");
+}
+
 #[test]
 fn f039_ranks_that_disagree() {
     let (disk, fate) = fresh();
@@ -480,9 +537,9 @@ fn f039_ranks_that_disagree() {
         drop(joint);
         only_first_is_left(&disk, &fate);
     }
-    // Rows that nobody has, and rows that two have.
+    // Rows that nobody has, between others and at the end, and rows that two have.
     let store = sim::open(&disk, &fate).unwrap();
-    for (moved, what) in [(1, "by nobody"), (-1, "twice")] {
+    for (moved, what) in [(1, "by nobody"), (-1, "twice"), (0, "by nobody")] {
         let mut joint = store.begin_joint().unwrap();
         for rank in 0..RANKS {
             let first = (first_row(rank, RANKS) as i64 + if rank == 1 { moved } else { 0 }) as u64;
