@@ -47,8 +47,7 @@ impl Codec for Cast {
             _ => return Err(CodecError("a cast to an unknown type")),
         };
         let Base::Bytes(base) = base else { return Err(CodecError("a cast without its base")) };
-        // A base as long as the chunk could be decoded in its place, and only that of nothing would be both.
-        if out.is_empty() || base.len() != 2 * out.len() || !out.len().is_multiple_of(2) {
+        if base.len() != 2 * out.len() || !out.len().is_multiple_of(2) {
             return Err(CodecError("a base of another length"));
         }
         for (element, base) in out.chunks_exact_mut(2).zip(base.chunks_exact(4)) {
