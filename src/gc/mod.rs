@@ -133,11 +133,11 @@ impl Store {
             report.bytes_freed += self.foresee(options, &report.checkpoints)? as i64;
         } else {
             self.forget_going(&report.checkpoints)?;
-            self.thin(&report.checkpoints, deadline)?;
+            self.thin(&report.checkpoints, deadline).or_else(|error| self.unless_overtaken(error))?;
             self.condemn_unneeded()?;
             self.sweep(&mut report)?;
             if !deadline.passed() {
-                self.repack(options, deadline, &mut report)?;
+                self.repack(options, deadline, &mut report).or_else(|error| self.unless_overtaken(error))?;
                 self.sweep(&mut report)?;
             }
             report.unfinished = deadline.passed();
@@ -145,6 +145,21 @@ impl Store {
         }
         report.seconds = started.elapsed().as_secs_f64();
         Ok(report)
+    }
+
+    /// Another collection may have taken what this one was about to read: nothing is lost by that, and what is left to do
+    /// is for the next one.
+    fn unless_overtaken(&self, error: Error) -> Result<()> {
+        if let Error::ObjectMissing { object } = &error
+            && let Some(Ok(pack)) = object.rsplit('/').next().map(str::parse::<PackId>)
+        {
+            self.refresh()?;
+            if self.catalog().pack(pack)?.is_none_or(|row| !is_live(&row)) {
+                self.monitor().end();
+                return Ok(());
+            }
+        }
+        Err(error)
     }
 
     /// Ends saves whose process is gone: what they left is condemned, unless they had committed.

@@ -81,6 +81,80 @@ fn f072_a_collector_whose_root_is_old() {
     assert!(brought_back > 0 && brought_back < operations, "{brought_back} of {operations}");
 }
 
+/// The same, and what a save left that died once its packs had names.
+fn one_forgotten_and_one_dead() -> SimulatedDisk {
+    let count = packs(&one_forgotten()).len();
+    let died = (0..).find_map(|limit| {
+        let disk = one_forgotten();
+        let dying = disk.process(limit);
+        let _ = sim::open(&dying, &Fate::new(2)).and_then(|store| sim::save(&store, &part(4), &options("r", 4)));
+        (packs(&disk).len() > count).then_some(disk)
+    });
+    died.unwrap().settled()
+}
+
+/// A collection sleeps between any two operations, while another one does all of its work.
+#[test]
+fn f071_a_collection_in_the_middle_of_another() {
+    for number in 0.. {
+        let disk = one_forgotten_and_one_dead();
+        let fate = Fate::new(2);
+        fate.pass(2 * DAY, &disk);
+        let (other_disk, other_fate, met) = (disk.clone(), fate.clone(), Arc::new(Mutex::new(false)));
+        let told = met.clone();
+        let sleeping = FaultyDisk::meanwhile(disk.clone(), number, move || {
+            gc(&sim::open(&other_disk, &other_fate).unwrap()).unwrap();
+            *told.lock().unwrap() = true;
+        });
+        if let Err(error) = gc(&open_on(sleeping, &disk, &fate).unwrap()) {
+            assert!(matches!(error, Error::Stale { .. }), "{number}: {error:?}");
+        }
+        if !*met.lock().unwrap() {
+            assert!(number > 10);
+            break;
+        }
+        fate.pass(2 * DAY, &disk);
+        let store = sim::open(&disk, &fate).unwrap();
+        gc(&store).unwrap();
+        assert_eq!(sim::observe(&store).unwrap().keys().collect::<Vec<_>>(), ["r@2", "r@3"], "{number}");
+        let report = store.verify(Depth::Deep).unwrap();
+        assert!(report.is_sound() && report.foreign.is_empty(), "{number}: {report:?}");
+        let left: Vec<_> = disk.files().into_iter().filter(|path| path.starts_with("/store/tmp")).collect();
+        assert_eq!(left, [Path::new("/store/tmp/reserve")], "{number}");
+    }
+}
+
+/// What is forgotten while a collection writes packs anew was condemned by nobody: it can still be brought back.
+#[test]
+fn f072_what_is_forgotten_in_the_middle_of_a_collection() {
+    let (mut brought_back, mut gone) = (0, 0);
+    for number in 0.. {
+        let disk = one_forgotten();
+        let other = sim::open(&disk, &Fate::new(3)).unwrap();
+        save(&other, "s", 1, &[floats("model.other", 50, 7)]);
+        let (forgetting, met) = (other.clone(), Arc::new(Mutex::new(false)));
+        let told = met.clone();
+        let sleeping = FaultyDisk::meanwhile(disk.clone(), number, move || {
+            forgetting.forget(&[forgetting.find(&at("s@1")).unwrap().slot]).unwrap();
+            *told.lock().unwrap() = true;
+        });
+        gc(&open_on(sleeping, &disk, &Fate::new(2)).unwrap()).unwrap();
+        if !*met.lock().unwrap() {
+            break;
+        }
+        let undone = other.undo(&at("s@1")).is_ok();
+        let facts = sim::observe(&sim::open(&disk, &Fate::new(4)).unwrap()).unwrap();
+        assert_eq!(
+            facts.get("s@1"),
+            undone.then(|| sim::content_of(&[floats("model.other", 50, 7)])).as_ref(),
+            "{number}"
+        );
+        assert!(facts.contains_key("r@2") && facts.contains_key("r@3"), "{number}");
+        (brought_back, gone) = (brought_back + usize::from(undone), gone + usize::from(!undone));
+    }
+    assert!(brought_back > 3 && gone > 0, "{brought_back}, {gone}");
+}
+
 #[test]
 fn f074_a_deletion_that_comes_late_meets_no_name_that_is_used_again() {
     let (disk, fate) = (SimulatedDisk::new(), Fate::new(1));
