@@ -50,7 +50,7 @@ impl LocalBackend {
         }
         self.sync_folder(&self.root.join(keys::PACKS))?;
         self.make_reserve();
-        // A description that a crash keeps without the folders would be a store that whoever comes next has to mend.
+        // A description that a crash keeps without the folders would be a store that its next user has to mend.
         self.sync_folder(&self.root)?;
         self.check_exclusive()?;
         let temporary = self.temporary_name();

@@ -7,11 +7,9 @@
 //! A new history is a function and a line in `histories!`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
 
 use treering::catalog::Filter;
-use treering::disk::{Disk, SimulatedDisk};
-use treering::format::keys;
+use treering::disk::SimulatedDisk;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
 use treering::save::{OnConflict, SaveOptions};
@@ -175,9 +173,6 @@ fn look_at(what: &str, session: &Session, operations: usize, disk: &SimulatedDis
         }
         opened => opened.unwrap_or_else(|e| panic!("{what}: it does not open: {}", chain(&e))),
     };
-    for folder in keys::folders() {
-        assert!(disk.list(&Path::new(sim::ROOT).join(&folder)).is_ok(), "{what}: a store without {folder}");
-    }
     let facts = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {}", chain(&e)));
     check(what, &session.allowed(operations), &facts);
     let slots = sim::slots(disk);

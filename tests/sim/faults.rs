@@ -249,6 +249,27 @@ fn f011_any_part_of_the_new_names_is_lost() {
     disk.crashes_everywhere(48, 1, &mut look);
 }
 
+/// Folders that are missing are made on the way, but not as whoever made the store would have them.
+#[test]
+fn f011_no_crash_leaves_a_description_without_the_folders() {
+    let disk = SimulatedDisk::new();
+    drop(sim::create(&disk, &Fate::new(1)).unwrap());
+    let mut described = 0;
+    disk.crashes_everywhere(24, 1, &mut |operations, states| {
+        let has_one = |state: &&SimulatedDisk| state.content(&Path::new(ROOT).join("treering.json")).is_some();
+        for state in states.iter().filter(has_one) {
+            described += 1;
+            for folder in treering::format::keys::folders() {
+                assert!(
+                    state.list(&Path::new(ROOT).join(&folder)).is_ok(),
+                    "after operation {operations}: no {folder}"
+                );
+            }
+        }
+    });
+    assert!(described > 10, "{described}");
+}
+
 #[test]
 fn f010_an_entry_that_another_saw_is_durable_before_anything_is_built_on_it() {
     // The writer's process ends between the entry's name and the sync of its folder.
@@ -692,7 +713,12 @@ fn f109_objects_of_another_store_are_listed_and_left_alone() {
     for path in other.files().into_iter().filter(|path| path.starts_with("/store/packs")) {
         disk.damage(&path, other.content(&path));
     }
-    let store = sim::open(&disk, &Fate::new(2)).unwrap();
+    let fate = Fate::new(2);
+    let store = sim::open(&disk, &fate).unwrap();
+    assert_eq!(store.verify(Depth::Deep).unwrap().foreign.len(), 1);
+    // However long they have been lying there.
+    fate.pass(400 * 86_400, &disk);
+    store.gc(&GcOptions { unexplained: true, ..GcOptions::default() }).unwrap();
     assert_eq!(store.verify(Depth::Deep).unwrap().foreign.len(), 1);
     has(&disk, &[1, 2]);
 }
