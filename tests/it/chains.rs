@@ -157,6 +157,19 @@ fn f084_what_hangs_on_dead_bases_is_encoded_again() {
 }
 
 #[test]
+fn f084_what_hangs_is_a_difference_to_the_nearest_live_chunk_of_its_chain() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = run_of(store, "run", 4, Encoding::Balanced);
+    let slots = [1, 2].map(|step| store.find(&format!("run@{step}").parse().unwrap()).unwrap().slot);
+    assert_eq!(depth(store, "run@3"), 3);
+    store.forget(&slots).unwrap();
+    assert!(store.gc(&GcOptions::default()).unwrap().packs_rewritten > 0);
+    assert_eq!((depth(store, "run@0"), depth(store, "run@3")), (0, 1));
+    assert!(read(store, "run@0") == saved[0] && read(store, "run@3") == saved[3]);
+}
+
+#[test]
 fn f084_saves_go_on_from_what_a_collection_left() {
     let place = Place::new();
     let store = &place.store;

@@ -606,6 +606,31 @@ fn f028_a_saver_that_sleeps_through_a_collection() {
     });
 }
 
+/// Somebody clears away the temporary files of a saver that sleeps: then a collection takes its packs for leavings.
+#[test]
+fn f028_a_saver_whose_place_is_cleared_away() {
+    for number in 0..operations_of_a_save() + 4 {
+        let disk = two();
+        let fate = Fate::new(8);
+        fate.pass(0, &disk);
+        let (other_disk, other_fate) = (disk.clone(), fate.clone());
+        let hooked = FaultyDisk::meanwhile(disk.clone(), number, move || {
+            for path in other_disk.files().into_iter().filter(|path| path.starts_with("/store/tmp")) {
+                other_disk.unlink(&path).unwrap();
+                let _ = other_disk.remove_folder(path.parent().unwrap());
+            }
+            let _ = other_disk.make_folder(Path::new("/store/tmp"));
+            other_fate.pass(2 * 86_400, &other_disk);
+            sim::open(&other_disk, &other_fate).unwrap().gc(&GcOptions::default()).unwrap();
+        });
+        let saved = save(&open_on(hooked, &disk, &fate).unwrap(), 3);
+        let store = sim::open(&disk, &Fate::new(9)).unwrap();
+        let facts = sim::observe(&store).unwrap_or_else(|e| panic!("{number}: {e}"));
+        assert!(saved.is_err() || facts.get("r@3") == Some(&sim::content_of(&part(3))), "{number}: {facts:?}");
+        assert!(store.verify(Depth::Deep).unwrap().is_sound(), "{number}");
+    }
+}
+
 #[test]
 fn f032_two_savers_want_one_slot() {
     meanwhile(|store| sim::save(store, &part(50), &options("s", 1)).unwrap());
