@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::Checkpoint;
+use crate::chunk;
 use crate::error::{Error, Result};
 use crate::format::names;
 use crate::id::ChunkId;
@@ -16,10 +17,8 @@ use crate::store::{ChunkTool, PackSet};
 use crate::tensor::TensorMeta;
 use crate::tensor::boxes::{Runs, TensorBox};
 
-/// Bytes of a box that are decoded before they are put in order.
-const GATHER_BYTES: u64 = 16 << 20;
-/// Bytes of a tensor that are put in order before they are passed on.
-const ORDERED_BYTES: u64 = 64 << 20;
+/// Bytes of a tensor that are put in order at a time, at most: where a stretch ends, the chunks of all boxes are read twice.
+const STRETCH_BYTES_MAX: usize = 64 << 20;
 
 /// A stretch of a tensor's bytes, and where they are to go.
 #[derive(Debug)]
@@ -110,36 +109,59 @@ impl Checkpoint {
 
     /// Fills a window of a tensor that is stored in boxes.
     fn gather(&self, window: Window<'_>) -> Result<()> {
-        let Window { tensor, start, bytes: out } = window;
+        let Window { tensor, start, bytes } = window;
         let meta = &self.manifest.schema.tensors[tensor].meta;
-        let end = start.checked_add(out.len() as u64).filter(|end| *end <= meta.bytes);
-        let stretch = start..end.ok_or_else(|| outside(meta, start, out.len()))?;
-        let (mut buffer, mut stored_at) = (Vec::new(), 0);
-        for of in self.boxes(tensor) {
-            let runs = Runs::new(of, meta).ok_or_else(|| Error::Bug("a box outside its tensor".into()))?;
-            let wanted = runs.within(&stretch);
-            for begin in wanted.clone().step_by(GATHER_BYTES as usize) {
-                let part = begin..wanted.end.min(begin + GATHER_BYTES);
-                buffer.resize((part.end - part.start) as usize, 0);
-                self.fill(vec![Window { tensor, start: stored_at + part.start, bytes: &mut buffer }])?;
-                let mut rest = &buffer[..];
-                for (at, length) in runs.pieces(part) {
-                    let (piece, after) = rest.split_at(length as usize);
-                    out[(at - start) as usize..][..piece.len()].copy_from_slice(piece);
-                    rest = after;
-                }
-            }
-            stored_at += runs.bytes();
+        if start.checked_add(bytes.len() as u64).is_none_or(|end| end > meta.bytes) {
+            return Err(outside(meta, start, bytes.len()));
+        }
+        let boxes = self.boxes(tensor).iter().map(|of| Runs::new(of, meta)).collect::<Option<Vec<Runs>>>();
+        let boxes = boxes.ok_or_else(|| Error::Bug("a box outside its tensor".into()))?;
+        let mut buffer = Vec::new();
+        for (out, start) in bytes.chunks_mut(self.stretch_bytes()).zip((start..).step_by(self.stretch_bytes())) {
+            self.gather_stretch(tensor, &boxes, start, out, &mut buffer)?;
         }
         Ok(())
+    }
+
+    /// Reads what all boxes have of a stretch, at once and on all threads, and puts it in order.
+    fn gather_stretch(
+        &self,
+        tensor: usize,
+        boxes: &[Runs],
+        start: u64,
+        out: &mut [u8],
+        buffer: &mut Vec<u8>,
+    ) -> Result<()> {
+        buffer.resize(out.len(), 0);
+        let stretch = start..start + out.len() as u64;
+        let wanted: Vec<Range<u64>> = boxes.iter().map(|runs| runs.within(&stretch)).collect();
+        let (mut windows, mut rest, mut stored_at) = (Vec::new(), &mut buffer[..], 0);
+        for (runs, part) in boxes.iter().zip(&wanted) {
+            let (bytes, after) = rest.split_at_mut((part.end - part.start) as usize);
+            windows.push(Window { tensor, start: stored_at + part.start, bytes });
+            (rest, stored_at) = (after, stored_at + runs.bytes());
+        }
+        self.fill(windows)?;
+        let mut rest = &buffer[..];
+        for (at, length) in boxes.iter().zip(wanted).flat_map(|(runs, part)| runs.pieces(part)) {
+            let (piece, after) = rest.split_at(length as usize);
+            out[(at - start) as usize..][..piece.len()].copy_from_slice(piece);
+            rest = after;
+        }
+        Ok(())
+    }
+
+    /// Bytes of a tensor that are put in order at a time: they are in memory twice.
+    fn stretch_bytes(&self) -> usize {
+        (self.store.options().memory_bytes / 4).clamp(chunk::MAX, STRETCH_BYTES_MAX)
     }
 
     /// Passes the bytes of a tensor that is stored in boxes to `sink`, in order, with the place of each stretch.
     pub(super) fn in_order(&self, tensor: usize, sink: &mut dyn FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let total = self.manifest.schema.tensors[tensor].meta.bytes;
         let mut buffer = Vec::new();
-        for start in (0..total).step_by(ORDERED_BYTES as usize) {
-            buffer.resize((total - start).min(ORDERED_BYTES) as usize, 0);
+        for start in (0..total).step_by(self.stretch_bytes()) {
+            buffer.resize((total - start).min(self.stretch_bytes() as u64) as usize, 0);
             self.gather(Window { tensor, start, bytes: &mut buffer })?;
             sink(start, &buffer)?;
         }

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::prelude::*;
 use treering::restore::Window;
-use treering::save::{Inputs, MemoryTensor, Pieces, TensorBytes};
+use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, Pieces, TensorBytes};
+use treering::store::{Options, Store};
 use treering::tensor::{DType, TensorMeta};
 use treering::{Error, ErrorKind, Result};
 
@@ -20,6 +21,34 @@ fn memory<'a>(tensor: &'a Tensor, name: &str) -> MemoryTensor<'a> {
     let bytes = tensor.bytes.len() as u64;
     let meta = TensorMeta { name: name.into(), dtype, shape: tensor.shape.clone(), bytes };
     MemoryTensor { meta, bytes: &tensor.bytes }
+}
+
+/// More than is put in order at a time, within a small budget.
+#[test]
+fn a_tensor_in_boxes_is_put_in_order_stretch_by_stretch() {
+    let place = Place::new();
+    let whole = Tensor { shape: vec![1500, 2000], ..floats("w", 3_000_000, 1) };
+    let mut joint = place.store.begin_joint().unwrap();
+    for rank in 0..2 {
+        let half: Vec<u8> = whole.bytes.chunks_exact(4000).skip(rank as usize).step_by(2).flatten().copied().collect();
+        let tensor = Tensor { shape: vec![1500, 1000], bytes: half, ..whole.clone() };
+        let of = BoxOf { shape: whole.shape.clone(), offsets: vec![0, 1000 * u64::from(rank)] };
+        let inputs = Inputs::shares(vec![(Some("model".into()), memory(&tensor, "w"), Some(of))]).unwrap();
+        let part = JointPart { save: joint.id(), rank, ranks: 2 };
+        place.store.save_part(&part, &inputs, &options("r", 1), "").unwrap();
+    }
+    joint.wait(2, std::time::Duration::ZERO).unwrap();
+    joint.commit(&options("r", 1)).unwrap();
+
+    let small = Options { memory_bytes: 1, threads: 2, ..Options::default() };
+    let checkpoint = Store::open(place.store.root(), small).unwrap().checkpoint(&at("r@1")).unwrap();
+    assert_eq!(checkpoint.boxes(0).len(), 2);
+    let mut streamed = Vec::new();
+    checkpoint.read_tensor("w", &mut streamed).unwrap();
+    assert!(streamed == whole.bytes);
+    let (start, mut part) = (2_000_002, vec![0; 9_000_001]);
+    checkpoint.read_into(vec![Window { tensor: 0, start, bytes: &mut part }]).unwrap();
+    assert!(part == whole.bytes[start as usize..][..part.len()]);
 }
 
 #[test]
