@@ -65,7 +65,8 @@ impl Store {
         begin: u64,
         started: Instant,
     ) -> Result<SaveReport> {
-        let Prepared { save, manifest, schema, sizes, needs, packs, others, tensors, components } = prepared;
+        let Prepared { save, manifest, schema, sizes, needs, packs, others, tensors, components, bases_in_memory } =
+            prepared;
         if options.dry_run {
             return Ok(self.planned(&packs, sizes, tensors, options, started));
         }
@@ -146,7 +147,7 @@ impl Store {
             superseded,
             seconds: started.elapsed().as_secs_f64(),
             space_left: self.space_left(),
-            bases_in_memory: 0,
+            bases_in_memory,
         })
     }
 

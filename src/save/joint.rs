@@ -209,6 +209,7 @@ impl JointSave {
             others,
             tensors: schema.tensors.len() as u64,
             components,
+            bases_in_memory: 0,
         };
         let report = store.commit(prepared, options, self.begin, started)?;
         // It is committed: what receipts stay is for a collection to take.

@@ -177,15 +177,13 @@ impl Store {
         }
         let save = SaveId(self.env().random());
         let packs = if options.dry_run { PackWriter::dry(self) } else { PackWriter::new(self, save) };
-        let (prepared, bases_in_memory) = self.prepare(inputs, options, &lineage, save, packs)?;
+        let prepared = self.prepare(inputs, options, &lineage, save, packs)?;
         inputs.check_unchanged()?;
         self.check_stop()?;
-        let report = self.commit(prepared, options, begin, started)?;
-        Ok(SaveReport { bases_in_memory, ..report })
+        self.commit(prepared, options, begin, started)
     }
 
-    /// All that a save does before it commits: its packs, not yet published, and its manifest; and how many bytes of bases
-    /// were in memory.
+    /// All that a save does before it commits: its packs, not yet published, and its manifest.
     fn prepare(
         &self,
         inputs: &Inputs<'_>,
@@ -193,7 +191,7 @@ impl Store {
         lineage: &Lineage,
         save: SaveId,
         packs: PackWriter,
-    ) -> Result<(Prepared, u64)> {
+    ) -> Result<Prepared> {
         let schema = schema_of(inputs);
         let schema_bytes = schema.encode();
         let schema_id = ChunkId::of(&schema_bytes);
@@ -202,8 +200,7 @@ impl Store {
             let root = put_manifest(writer, inputs, &stored, &schema, &schema_bytes, options.state.is_some())?;
             writer.put_bytes(&root.encode())
         })?;
-        let bases_in_memory = packed.bases_in_memory;
-        let prepared = Prepared {
+        Ok(Prepared {
             save,
             manifest: packed.made,
             schema: schema_id,
@@ -213,8 +210,8 @@ impl Store {
             others: Vec::new(),
             tensors: inputs.tensors.len() as u64,
             components: component_bytes(inputs),
-        };
-        Ok((prepared, bases_in_memory))
+            bases_in_memory: packed.bases_in_memory,
+        })
     }
 
     /// Packs the inputs and, in the end, what `finish` makes of them. Without a schema it is one part of a joint save.
@@ -323,6 +320,8 @@ struct Prepared {
     tensors: u64,
     /// Bytes of each component.
     components: BTreeMap<String, u64>,
+    /// Bytes of bases that were in the caller's memory.
+    bases_in_memory: u64,
 }
 
 /// Inputs in packs.
