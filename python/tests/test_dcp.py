@@ -295,6 +295,42 @@ def test_what_was_collected_meanwhile_is_saved_again(tmp_path: pathlib.Path) -> 
     assert store.verify(deep=True) == []
 
 
+def test_on_a_full_disk_the_policy_is_applied_and_the_save_made_again(tmp_path: pathlib.Path) -> None:
+    run_together(
+        tmp_path,
+        """
+        mesh = init_device_mesh("cpu", (2,))
+        x = lambda step: {"x": distribute_tensor(torch.full((30, 2), float(step)), mesh, [Shard(0)])}
+        write, full = treering.dcp.Writer.write_data, []
+
+        def write_data(*given):
+            if full:
+                raise full.pop()
+            return write(*given)
+
+        treering.dcp.Writer.write_data = write_data
+
+        def fails_on_rank_1():
+            if rank == 1:
+                full.append(treering.NoSpaceError("no space"))
+
+        with store.run("none", gc=False) as run:
+            fails_on_rank_1()
+            said = same(raised(lambda: treering.dcp.save(x(1), run, 1)))
+            assert said.startswith("NoSpaceError"), said
+        with store.run("last", keep=[treering.Latest(1)], gc=False) as run:
+            for step in (1, 2):
+                treering.dcp.save(x(step), run, step)
+            fails_on_rank_1()
+            treering.dcp.save(x(3), run, 3)
+        """,
+        2,
+    )
+    store = treering.Store(tmp_path / "store")
+    assert [row["step"] for row in store.run("last").history()] == [2, 3] and not store.run("none").history()
+    assert_same(store["last@3"].load("x"), torch.full((30, 2), 3.0))
+
+
 def test_a_rank_that_dies_leaves_no_checkpoint_and_hangs_nobody(tmp_path: pathlib.Path) -> None:
     run_together(
         tmp_path,

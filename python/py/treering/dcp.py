@@ -9,8 +9,7 @@ of processes loads them, and so does one alone, with :meth:`Checkpoint.load` or 
 
 Tensors may be sharded along any dimensions: what FSDP, tensor parallelism and both together make of them. A value that
 is no tensor is saved once, though every process has it; what differs from process to process goes under keys of its
-own, as in
-``{"rng": {f"rank{rank}": treering.rng_state()}}``.
+own, as in ``{"rng": {f"rank{rank}": treering.rng_state()}}``.
 """
 
 from __future__ import annotations
