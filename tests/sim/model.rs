@@ -1,6 +1,6 @@
-//! Histories by chance against a map: savers alone and together, readers, collectors and rebuilders, of whom any may die or sleep for
-//! years between two operations while another one does all of its work; a clock that jumps; a machine that loses what
-//! was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
+//! Histories by chance against a map: savers alone and together, readers, collectors and rebuilders, of whom any may die
+//! or sleep for years between two operations while another one does all of its work; a clock that jumps; a machine that
+//! loses what was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
 //!
 //! One seed is one history: `TREERING_SEED` runs just that, `TREERING_SEEDS` that many, of `TREERING_STEPS` each.
 
