@@ -117,7 +117,8 @@ impl Store {
         let mut damage = cold.verify_log(&mut report)?;
         let packs: Vec<PackRow> =
             cold.catalog().packs()?.into_iter().filter(|pack| pack.state == PackState::Live).collect();
-        let lying: BTreeMap<PackId, u64> = self.backend().packs()?.into_iter().collect();
+        let lying: BTreeMap<PackId, u64> =
+            self.backend().packs()?.iter().map(|lying| (lying.pack, lying.bytes)).collect();
         let known: HashSet<PackId> = packs.iter().map(|pack| pack.pack).collect();
         report.foreign = cold.foreign(&known, lying.keys())?;
         let findings = cold.verify_packs(&packs, &lying, depth)?;

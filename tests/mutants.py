@@ -101,6 +101,13 @@ MUTANTS = [
     Mutant("chains have no bound", "src/format/pack.rs", "|| depth > DEPTH_MAX ||", "||", "f081"),
     Mutant("names can be taken twice", LOCAL, "self.check_exclusive()?;", "", "f016"),
     Mutant("a row of the catalog may lie", LOG, "match catalog.check_seals() {", "match Ok(()) {", "f045_a_row"),
+    Mutant("what goes may be decided by a row that is old", "src/catalog/packs.rs",
+           "seal::check_packs(&self.db, found.iter().map(|pack| pack.row))?;", "", "f045_a_row"),
+    Mutant("policies believe every row", GC, "self.catalog().check_checkpoints(rows.iter().map(|row| row.slot))?;", "", "f045_a_row"),
+    Mutant("rows and packs are never inspected", GC, "Ok(now < last || now >= last.plus_secs(INSPECTION_SECS))", "Ok(false && now < last)",
+           "f045_a_row an_inspection"),
+    Mutant("somebody who needs a pack may be missing", "src/catalog/packs.rs",
+           "if by_row(db, pack)?.users != tokens.remove(&pack).unwrap_or_default() {", "if false {", "f045_a_row"),
     # Joint saves.
     Mutant("a receipt may be another attempt's", JOINT, "if of_save != self.save {", "if false {", "f038"),
     Mutant("a receipt may be another rank's", JOINT, "} else if of_rank != rank || of_ranks != ranks {", "} else if false {", "f039"),

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{Backend, Object, Sink, Staging};
-use crate::disk::{Disk, DiskFile, Lock};
+use super::{Backend, LyingPack, Object, Sink, Staging};
+use crate::disk::{Disk, DiskFile, Lock, Name};
 use crate::env::{Env, Time};
 use crate::error::{Context, Error, Result};
 use crate::format::keys::{self, Key};
@@ -166,7 +166,7 @@ impl LocalBackend {
         let _ = self.disk.unlink(path);
     }
 
-    fn list(&self, folder: &str) -> Result<Vec<crate::disk::Name>> {
+    fn list(&self, folder: &str) -> Result<Vec<Name>> {
         let path = self.root.join(folder);
         match self.disk.list(&path) {
             // Copies of a store may lack its empty folders.
@@ -176,9 +176,10 @@ impl LocalBackend {
     }
 
     /// The packs in a folder. A foreign file is left alone.
-    fn packs_below(&self, folder: &str) -> Result<Vec<(PackId, crate::disk::Name)>> {
-        let inside = self.list(&format!("{}/{folder}", keys::PACKS))?;
-        Ok(inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name))).collect())
+    fn packs_below(&self, folder: &str) -> Result<impl Iterator<Item = LyingPack> + use<>> {
+        let lying =
+            |name: Name| Some(LyingPack { pack: name.name.parse().ok()?, bytes: name.bytes, since: name.modified });
+        Ok(self.list(folder)?.into_iter().filter_map(lying))
     }
 
     /// Removes a save's place, whose lock the caller holds.
@@ -305,22 +306,13 @@ impl Backend for LocalBackend {
         Ok(self.list(keys::LOG)?.iter().map(|name| name.bytes).sum())
     }
 
-    fn packs(&self) -> Result<Vec<(PackId, u64)>> {
+    fn packs(&self) -> Result<Vec<LyingPack>> {
         let mut packs = Vec::new();
-        for (folder, _) in self.pack_folders()? {
-            packs.extend(self.packs_below(&folder)?.into_iter().map(|(pack, name)| (pack, name.bytes)));
+        for folder in self.list(keys::PACKS)?.into_iter().filter(|name| name.folder) {
+            packs.extend(self.packs_below(&format!("{}/{}", keys::PACKS, folder.name))?);
         }
-        packs.sort_unstable_by_key(|(pack, _)| *pack);
+        packs.sort_unstable_by_key(|lying| lying.pack);
         Ok(packs)
-    }
-
-    fn pack_folders(&self) -> Result<Vec<(String, Time)>> {
-        let folders = self.list(keys::PACKS)?.into_iter().filter(|name| name.folder);
-        Ok(folders.map(|folder| (folder.name, folder.modified)).collect())
-    }
-
-    fn packs_in(&self, folder: &str) -> Result<Vec<(PackId, Time)>> {
-        Ok(self.packs_below(folder)?.into_iter().map(|(pack, name)| (pack, name.modified)).collect())
     }
 
     fn delete_pack(&self, pack: PackId) -> Result<()> {
@@ -338,9 +330,11 @@ impl Backend for LocalBackend {
     fn packs_of(&self, save: SaveId) -> Result<Vec<(PackId, u64)>> {
         let key = Key::pack(PackId { save, index: 0 });
         let folder = key.as_str().rsplit_once('/').map_or("", |(folder, _)| folder);
-        let inside = self.list(folder)?;
-        let packs = inside.into_iter().filter_map(|name| Some((name.name.parse::<PackId>().ok()?, name.bytes)));
-        Ok(packs.filter(|(pack, _)| pack.save == save).collect())
+        Ok(self
+            .packs_below(folder)?
+            .map(|lying| (lying.pack, lying.bytes))
+            .filter(|(pack, _)| pack.save == save)
+            .collect())
     }
 
     fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()> {

@@ -43,13 +43,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn slots(&self) -> Result<Vec<u64>>;
     /// Bytes of the log's entries.
     fn log_bytes(&self) -> Result<u64>;
-    /// All packs that lie here, with their lengths.
-    fn packs(&self) -> Result<Vec<(PackId, u64)>>;
-    /// The folders in which packs lie, and when a name came into each, or went, for the last time, by the clock of the
-    /// place: 0 where that is not known.
-    fn pack_folders(&self) -> Result<Vec<(String, Time)>>;
-    /// The packs in one of these folders, and since when each lies there.
-    fn packs_in(&self, folder: &str) -> Result<Vec<(PackId, Time)>>;
+    /// All packs that lie here.
+    fn packs(&self) -> Result<Vec<LyingPack>>;
     /// Removes a pack; an absent one is a success. Only collection calls this.
     fn delete_pack(&self, pack: PackId) -> Result<()>;
     /// Makes deletions durable, and gives their space back.
@@ -69,6 +64,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn make_reserve(&self);
     /// Bytes left on the device, if that means anything here.
     fn space_left(&self) -> Option<u64>;
+}
+
+/// A pack as it lies in a place, whatever the log says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct LyingPack {
+    /// Its name.
+    pub pack: PackId,
+    /// Its length.
+    pub bytes: u64,
+    /// Since when it lies there, by the clock of the place.
+    pub since: Time,
 }
 
 /// An open object.

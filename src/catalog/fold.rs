@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::packs::{PackRow, PackState};
-use super::{Catalog, broken, packs, seal};
+use super::seal::{self, Table};
+use super::{Catalog, broken, packs};
 use crate::error::{Error, Result};
 use crate::format::entry::{Amend, Bad, Body, Commit, Entry, Heal, Metrics, Needs, NewPack, Repack, Void};
 use crate::format::keys::Key;
@@ -169,7 +170,7 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
     if let Some(slot) = body.replaces {
         forget(tx, entry, slot, "replaced")?;
     }
-    count(tx, &needed, 1)?;
+    add_user(tx, entry.slot, &needed)?;
     let packs = packs::encode_set(&needed);
     let sealed = seal::Sealed {
         slot: entry.slot,
@@ -207,7 +208,7 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
         body.note,
         seal,
     ])?;
-    seal::change(tx, "checkpoints", seal::Seal::default(), seal)?;
+    seal::change(tx, Table::Checkpoints, entry.slot as i64, seal::Seal::default(), seal)?;
     put_metrics(tx, run, entry.slot, &body.metrics)?;
     put_tags(tx, run, entry.slot, &body.tags)
 }
@@ -222,8 +223,8 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
     seal::check(tx, body.slot)?;
     let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
     if status < 2 {
-        count(tx, &needed, 1)?;
-        count(tx, &packs::decode_set(&before)?, -1)?;
+        add_user(tx, body.slot, &needed)?;
+        remove_user(tx, body.slot, &packs::decode_set(&before)?)?;
     }
     let mut all: BTreeSet<String> = serde_json::from_str(&dropped).map_err(|e| broken(&e.to_string()))?;
     all.extend(body.dropped.iter().cloned());
@@ -248,32 +249,17 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
 fn repack(tx: &Connection, entry: &Entry, body: &Repack) -> Result<()> {
     let new = put_packs(tx, entry.save, &body.packs)?;
     let old = body.replaces.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
-    for (slot, before) in users_of(tx, &old)? {
+    for (slot, before) in packs::users_of(tx, &old)? {
         let after: BTreeSet<PackRef> = before.difference(&old).copied().chain(new.iter().copied()).collect();
         set_needed(tx, slot, &before, &after)?;
     }
     body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
 }
 
-/// The checkpoints that are not forgotten and need one of these packs, with all that they need.
-fn users_of(tx: &Connection, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
-    let mut statement = tx.prepare_cached("SELECT slot, packs FROM checkpoints WHERE status < 2")?;
-    let rows = statement.query_map([], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
-    let mut users = Vec::new();
-    for row in rows {
-        let (slot, set) = row?;
-        let set = packs::decode_set(&set)?;
-        if !set.is_disjoint(packs) {
-            users.push((slot, set));
-        }
-    }
-    Ok(users)
-}
-
 fn set_needed(tx: &Connection, slot: u64, before: &BTreeSet<PackRef>, after: &BTreeSet<PackRef>) -> Result<()> {
     seal::check(tx, slot)?;
-    count(tx, after, 1)?;
-    count(tx, before, -1)?;
+    add_user(tx, slot, after)?;
+    remove_user(tx, slot, before)?;
     tx.prepare_cached("UPDATE checkpoints SET packs = ? WHERE slot = ?")?
         .execute(params![packs::encode_set(after), slot])?;
     seal::renew(tx, slot)
@@ -309,7 +295,7 @@ fn heal(tx: &Connection, entry: &Entry, body: &Heal) -> Result<()> {
         good.insert(pack_ref(tx, entry, pack)?);
     }
     let damaged = body.heals.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
-    for (slot, before) in users_of(tx, &damaged)? {
+    for (slot, before) in packs::users_of(tx, &damaged)? {
         let after: BTreeSet<PackRef> = before.union(&good).copied().collect();
         set_needed(tx, slot, &before, &after)?;
     }
@@ -321,7 +307,7 @@ fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()>
         run_of(tx, entry, slot)?;
         return Ok(());
     };
-    count(tx, &set, -1)?;
+    remove_user(tx, slot, &set)?;
     tx.prepare_cached("UPDATE checkpoints SET status = 2, reason = ? WHERE slot = ?")?
         .execute(params![reason, slot])?;
     seal::renew(tx, slot)?;
@@ -333,7 +319,7 @@ fn undo(tx: &Connection, entry: &Entry, slot: u64) -> Result<()> {
     seal::check(tx, slot)?;
     if live_set(tx, slot)?.is_none() {
         let set: Vec<u8> = tx.query_row("SELECT packs FROM checkpoints WHERE slot = ?", [slot], |row| row.get(0))?;
-        count(tx, &packs::decode_set(&set)?, 1)?;
+        add_user(tx, slot, &packs::decode_set(&set)?)?;
     }
     tx.execute("UPDATE checkpoints SET status = 0, reason = NULL WHERE slot = ?", [slot])?;
     seal::renew(tx, slot)
@@ -341,10 +327,13 @@ fn undo(tx: &Connection, entry: &Entry, slot: u64) -> Result<()> {
 
 fn condemn(tx: &Connection, pack: PackId) -> Result<()> {
     match find_pack(tx, pack)? {
-        Some(row) if row.state == PackState::Live => set_state(tx, &row, 1),
+        Some(row) if row.state == PackState::Live => set_state(tx, &row, PackState::Condemned),
         Some(_) => Ok(()),
         // An orphan of a dead save was never in the log.
-        None => put_pack(tx, pack, 0, [0; 32], 1).map(|_| ()),
+        None => {
+            let unseen = NewPack { index: pack.index, bytes: 0, footer: Hash::default() };
+            put_pack(tx, pack, &unseen, PackState::Condemned).map(|_| ())
+        }
     }
 }
 
@@ -352,7 +341,7 @@ fn sweep(tx: &Connection, pack: PackId) -> Result<()> {
     let Some(row) = find_pack(tx, pack)? else { return Ok(()) };
     tx.prepare_cached("DELETE FROM footers WHERE pack = ?")?.execute([row.row])?;
     tx.prepare_cached("DELETE FROM bad WHERE pack = ?")?.execute([row.row])?;
-    set_state(tx, &row, 2)
+    set_state(tx, &row, PackState::Swept)
 }
 
 fn find_pack(tx: &Connection, pack: PackId) -> Result<Option<PackRow>> {
@@ -360,23 +349,21 @@ fn find_pack(tx: &Connection, pack: PackId) -> Result<Option<PackRow>> {
     Ok(tx.prepare_cached(&sql)?.query_row(params![pack.save.0, pack.index], packs::pack_row).optional()?)
 }
 
-fn set_state(tx: &Connection, row: &PackRow, state: u8) -> Result<()> {
-    let seal = |state| seal::of_pack(row.row, row.pack, row.bytes, row.footer.0, state);
-    tx.prepare_cached("UPDATE packs SET state = ?, seal = ? WHERE id = ?")?.execute(params![
-        state,
-        seal(state),
-        row.row
-    ])?;
-    seal::change(tx, "packs", seal(row.state as u8), seal(state))
+fn set_state(tx: &Connection, row: &PackRow, state: PackState) -> Result<()> {
+    let now = PackRow { state, ..row.clone() };
+    let sql = "UPDATE packs SET state = ?, seal = ? WHERE id = ?";
+    tx.prepare_cached(sql)?.execute(params![state as u8, seal::of_pack(&now), row.row])?;
+    seal::change(tx, Table::Packs, row.row, seal::of_pack(row), seal::of_pack(&now))
 }
 
-fn put_pack(tx: &Connection, pack: PackId, bytes: u64, footer: [u8; 32], state: u8) -> Result<PackRef> {
+fn put_pack(tx: &Connection, pack: PackId, new: &NewPack, state: PackState) -> Result<PackRef> {
     let sql = "INSERT INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, ?)";
-    let row = tx.prepare_cached(sql)?.insert(params![pack.save.0, pack.index, bytes, footer, state])?;
-    let seal = seal::of_pack(row, pack, bytes, footer, state);
-    tx.prepare_cached("UPDATE packs SET seal = ? WHERE id = ?")?.execute(params![seal, row])?;
-    seal::change(tx, "packs", seal::Seal::default(), seal)?;
-    Ok(row)
+    let row = params![pack.save.0, pack.index, new.bytes, new.footer.0, state as u8];
+    let row = PackRow { row: tx.prepare_cached(sql)?.insert(row)?, state, ..PackRow::of_new(pack, new) };
+    let seal = seal::of_pack(&row);
+    tx.prepare_cached("UPDATE packs SET seal = ? WHERE id = ?")?.execute(params![seal, row.row])?;
+    seal::change(tx, Table::Packs, row.row, seal::Seal::default(), seal)?;
+    Ok(row.row)
 }
 
 fn put_run(tx: &Connection, name: &str, entry: &Entry) -> Result<i64> {
@@ -405,7 +392,7 @@ fn put_tags(tx: &Connection, run: i64, slot: u64, tags: &[String]) -> Result<()>
 }
 
 fn put_packs(tx: &Connection, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
-    let put = |pack: &NewPack| put_pack(tx, PackId { save, index: pack.index }, pack.bytes, pack.footer.0, 0);
+    let put = |pack: &NewPack| put_pack(tx, PackId { save, index: pack.index }, pack, PackState::Live);
     new.iter().map(put).collect()
 }
 
@@ -448,10 +435,28 @@ fn live_set(tx: &Connection, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
     set.map(|set| packs::decode_set(&set)).transpose()
 }
 
-fn count(tx: &Connection, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
-    let mut statement = tx.prepare_cached("UPDATE packs SET refs = refs + ?, suspect = suspect OR ? WHERE id = ?")?;
-    for pack in set {
-        statement.execute(params![by, by < 0, pack])?;
+/// The checkpoint in this slot needs these packs from now on.
+fn add_user(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>) -> Result<()> {
+    change_users(tx, slot, set, 1)
+}
+
+/// It needs them no more, or less of them.
+fn remove_user(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>) -> Result<()> {
+    change_users(tx, slot, set, -1)
+}
+
+fn change_users(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
+    let sql = "UPDATE packs SET refs = ?, users = ?, suspect = suspect OR ?, seal = ? WHERE id = ?";
+    let mut statement = tx.prepare_cached(sql)?;
+    let token = seal::token(slot);
+    for &pack in set {
+        let mut row = packs::by_row(tx, pack)?;
+        let old = seal::of_pack(&row);
+        row.refs = row.refs.checked_add_signed(by).ok_or_else(|| broken("the users of a pack"))?;
+        seal::xor(&mut row.users, token);
+        let new = seal::of_pack(&row);
+        statement.execute(params![row.refs, row.users, by < 0, new, pack])?;
+        seal::change(tx, Table::Packs, pack, old, new)?;
     }
     Ok(())
 }

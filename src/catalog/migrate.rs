@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_saves.sql"),
     include_str!("../../migrations/0005_lookup_segments.sql"),
     include_str!("../../migrations/0006_settled_folders.sql"),
+    include_str!("../../migrations/0007_users_of_packs.sql"),
 ];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {

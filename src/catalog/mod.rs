@@ -101,6 +101,8 @@ impl Catalog {
     fn prepare(&mut self, store: StoreId, origin: Hash) -> Result<()> {
         self.db.pragma_update(None, "trusted_schema", false)?;
         self.db.pragma_update(None, "mmap_size", 0)?;
+        // Else a cached statement is parsed anew whenever a value is bound on which its plan may depend.
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
         self.db.set_prepared_statement_cache_capacity(64);
         migrate::run(&mut self.db)?;
         let found = self.db.query_row("SELECT store FROM position", [], |row| row.get::<_, Vec<u8>>(0)).optional()?;
@@ -109,7 +111,7 @@ impl Catalog {
             Some(_) => Err(broken("it belongs to another store")),
             None => {
                 let row = (store.0.as_slice(), 0, origin.0.as_slice());
-                self.db.execute("INSERT OR IGNORE INTO position VALUES (1, ?, ?, ?)", row)?;
+                self.db.execute("INSERT OR IGNORE INTO position (one, store, next, head) VALUES (1, ?, ?, ?)", row)?;
                 Ok(())
             }
         }

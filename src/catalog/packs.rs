@@ -1,11 +1,12 @@
 //! Packs: what the log says of them, their footers, and the sets that checkpoints need.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fold::PackRef;
-use super::{Catalog, broken, seal};
+use super::seal::{self, Seal};
+use super::{Catalog, broken};
 use crate::env::Time;
 use crate::error::Result;
 use crate::format::entry::NewPack;
@@ -25,6 +26,8 @@ pub struct PackRow {
     pub footer: Hash,
     /// How many checkpoints that are not forgotten need it.
     pub refs: u64,
+    /// The exclusive or of the tokens of those checkpoints.
+    pub(super) users: Seal,
     /// Where it stands.
     pub state: PackState,
 }
@@ -32,7 +35,15 @@ pub struct PackRow {
 impl PackRow {
     /// One that no entry names yet, and that has no row.
     pub(crate) fn of_new(pack: PackId, new: &NewPack) -> PackRow {
-        PackRow { row: 0, pack, bytes: new.bytes, footer: new.footer, refs: 0, state: PackState::Live }
+        PackRow {
+            row: 0,
+            pack,
+            bytes: new.bytes,
+            footer: new.footer,
+            refs: 0,
+            users: Seal::default(),
+            state: PackState::Live,
+        }
     }
 }
 
@@ -47,27 +58,27 @@ pub enum PackState {
     Swept,
 }
 
-pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, state, seal";
+pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, users, state, seal";
 
 pub(super) fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
-    let state: u8 = row.get(6)?;
+    let state: u8 = row.get(7)?;
     let found = PackRow {
         row: row.get(0)?,
         pack: PackId { save: SaveId(row.get(1)?), index: row.get(2)? },
         bytes: row.get(3)?,
         footer: Hash(row.get(4)?),
         refs: row.get(5)?,
+        users: row.get(6)?,
         state: match state {
             0 => PackState::Live,
             1 => PackState::Condemned,
             2 => PackState::Swept,
-            other => return Err(rusqlite::Error::IntegralValueOutOfRange(6, other.into())),
+            other => return Err(rusqlite::Error::IntegralValueOutOfRange(7, other.into())),
         },
     };
     // Whoever asks decides something by it.
-    let seal = seal::of_pack(found.row, found.pack, found.bytes, found.footer.0, state);
-    if row.get::<_, seal::Seal>(7)? != seal {
-        return Err(rusqlite::Error::IntegralValueOutOfRange(7, 0));
+    if row.get::<_, Seal>(8)? != seal::of_pack(&found) || found.refs == 0 && found.users != Seal::default() {
+        return Err(rusqlite::Error::IntegralValueOutOfRange(8, 0));
     }
     Ok(found)
 }
@@ -103,16 +114,19 @@ impl Catalog {
 
     /// Live packs that no checkpoint needs, and condemned ones that were not swept.
     pub fn collectable(&self) -> Result<Vec<PackRow>> {
-        self.rows(&format!("SELECT {COLUMNS} FROM packs WHERE refs = 0 AND state < 2"), [], pack_row)
+        self.decisive("refs = 0 AND state < 2")
     }
 
     /// Live packs that some checkpoint needs, and that lost a user since they were last looked through.
     pub fn suspects(&self) -> Result<Vec<PackRow>> {
-        self.rows(
-            &format!("SELECT {COLUMNS} FROM packs WHERE suspect = 1 AND state = 0 AND refs > 0 ORDER BY id"),
-            [],
-            pack_row,
-        )
+        self.decisive("suspect = 1 AND state = 0 AND refs > 0 ORDER BY id")
+    }
+
+    /// Packs that are deleted, or written anew, because this is so.
+    fn decisive(&self, condition: &str) -> Result<Vec<PackRow>> {
+        let found = self.rows(&format!("SELECT {COLUMNS} FROM packs WHERE {condition}"), [], pack_row)?;
+        seal::check_packs(&self.db, found.iter().map(|pack| pack.row))?;
+        Ok(found)
     }
 
     /// Notes that a pack was looked through and is worth keeping as it is.
@@ -122,18 +136,8 @@ impl Catalog {
     }
 
     /// The slots of checkpoints, not forgotten, that need any of these packs, each with the packs that it needs.
-    pub fn users_of(&self, packs: &BTreeSet<i64>) -> Result<Vec<(u64, BTreeSet<i64>)>> {
-        let all = self.rows("SELECT slot, packs FROM checkpoints WHERE status < 2", [], |row| {
-            Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?))
-        })?;
-        let mut users = Vec::new();
-        for (slot, set) in all {
-            let set = decode_set(&set)?;
-            if !set.is_disjoint(packs) {
-                users.push((slot, set));
-            }
-        }
-        Ok(users)
+    pub fn users_of(&self, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
+        users_of(&self.db, packs)
     }
 
     /// Copies in this pack that are known to be damaged; an empty id stands for all of them.
@@ -168,22 +172,28 @@ impl Catalog {
         Ok(self.db.prepare_cached("SELECT 1 FROM packs WHERE save = ?")?.exists([save.0])?)
     }
 
-    /// The log has named this pack.
-    pub fn knows(&self, pack: PackId) -> Result<bool> {
-        let sql = "SELECT 1 FROM packs WHERE save = ? AND number = ?";
-        Ok(self.db.prepare_cached(sql)?.exists(params![pack.save.0, pack.index])?)
+    /// Those of these packs that the log has not named.
+    pub fn unknown(&self, packs: &[PackId]) -> Result<Vec<PackId>> {
+        // One view for all: on its own, each question would take the lock of the file once more.
+        let view = self.db.unchecked_transaction()?;
+        let mut statement = view.prepare_cached("SELECT 1 FROM packs WHERE save = ? AND number = ?")?;
+        let mut unknown = Vec::new();
+        for &pack in packs {
+            if !statement.exists(params![pack.save.0, pack.index])? {
+                unknown.push(pack);
+            }
+        }
+        Ok(unknown)
     }
 
-    /// All packs in this folder were known, and no name has come into it since.
-    pub fn is_settled(&self, folder: &str, modified: Time) -> Result<bool> {
-        let sql = "SELECT 1 FROM settled_folders WHERE folder = ? AND modified = ?";
-        Ok(self.db.prepare_cached(sql)?.exists(params![folder, modified.0])?)
+    /// When every row, and every pack, was looked at last.
+    pub fn inspected(&self) -> Result<Time> {
+        Ok(Time(self.db.query_row("SELECT inspected FROM position", [], |row| row.get(0))?))
     }
 
-    /// Notes that all packs in a folder are known, which changed last at that time.
-    pub fn set_settled(&self, folder: &str, modified: Time) -> Result<()> {
-        let sql = "INSERT OR REPLACE INTO settled_folders VALUES (?, ?)";
-        self.db.prepare_cached(sql)?.execute(params![folder, modified.0])?;
+    /// Notes that they were.
+    pub fn set_inspected(&self, now: Time) -> Result<()> {
+        self.db.execute("UPDATE position SET inspected = ?", [now.0])?;
         Ok(())
     }
 
@@ -200,6 +210,37 @@ impl Catalog {
         };
         let _ = put();
     }
+}
+
+/// All checkpoints that need one of these packs, and no other: that is what the packs say of their users.
+pub(super) fn users_of(db: &Connection, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
+    let mut tokens: HashMap<PackRef, Seal> = HashMap::new();
+    let mut users = Vec::new();
+    let mut statement = db.prepare_cached("SELECT slot, packs FROM checkpoints WHERE status < 2")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let set = decode_set(row.get_ref(1)?.as_blob().map_err(rusqlite::Error::from)?)?;
+        if !set.is_disjoint(packs) {
+            let slot = row.get(0)?;
+            for &pack in set.intersection(packs) {
+                seal::xor(tokens.entry(pack).or_default(), seal::token(slot));
+            }
+            users.push((slot, set));
+        }
+    }
+    seal::check_packs(db, packs.iter().copied())?;
+    seal::check_checkpoints(db, users.iter().map(|(slot, _)| *slot))?;
+    for &pack in packs {
+        if by_row(db, pack)?.users != tokens.remove(&pack).unwrap_or_default() {
+            return Err(broken("the users of a pack are not what was folded"));
+        }
+    }
+    Ok(users)
+}
+
+pub(super) fn by_row(db: &Connection, row: PackRef) -> Result<PackRow> {
+    let sql = format!("SELECT {COLUMNS} FROM packs WHERE id = ?");
+    Ok(db.prepare_cached(&sql)?.query_row([row], pack_row)?)
 }
 
 /// A set of packs as it stands in a row: the differences of the sorted ids.

@@ -1,18 +1,22 @@
 //! Seals: a row that lies, or is gone, shows before anything is decided by it.
 //!
-//! SQLite notices a file that makes no sense, not a row whose bits were turned. What data hangs on, the rows of
-//! checkpoints and packs, therefore carries a hash of itself, and the exclusive or of all hashes stands beside. A row is
-//! checked whenever its set of packs is read; all of them are checked, and the counts of users made again, before a
-//! collection decides anything. A seal that does not fit makes the catalog a broken one: it is made anew from the log.
+//! SQLite notices a file that makes no sense, not a row whose bits were turned, that has vanished, or that is as it was
+//! some time ago. What data hangs on, the rows of checkpoints and packs, therefore carries a hash of itself, its *seal*,
+//! and the exclusive or of the seals of 64 rows each stands in another table. A pack's seal covers who needs it, as the
+//! exclusive or of a *token* of each checkpoint that does: whoever looks for its users knows that he has found them all.
+//!
+//! A row's own seal is checked whenever a set of packs or the state of a pack is read. Before something is decided that
+//! cannot be undone, the rows that decide are checked with their neighbours; and every row before it is decided by there
+//! being none. What does not fit makes the catalog a broken one: it is made anew from the log.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fold::PackRef;
-use super::{Catalog, broken, packs};
+use super::{Catalog, PackRow, broken, packs};
 use crate::error::Result;
-use crate::id::PackId;
 
 pub(super) type Seal = [u8; 16];
 
@@ -36,10 +40,16 @@ impl Sealed<'_> {
     }
 }
 
-pub(super) fn of_pack(row: PackRef, pack: PackId, bytes: u64, footer: [u8; 32], state: u8) -> Seal {
+pub(super) fn of_pack(pack: &PackRow) -> Seal {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&row.to_le_bytes()).update(&pack.save.0).update(&pack.index.to_le_bytes());
-    first_half(hasher.update(&bytes.to_le_bytes()).update(&footer).update(&[state]))
+    hasher.update(&pack.row.to_le_bytes()).update(&pack.pack.save.0).update(&pack.pack.index.to_le_bytes());
+    hasher.update(&pack.bytes.to_le_bytes()).update(&pack.footer.0).update(&pack.refs.to_le_bytes());
+    first_half(hasher.update(&pack.users).update(&[pack.state as u8]))
+}
+
+/// What a checkpoint adds to the users of a pack that it needs, and takes away again.
+pub(super) fn token(slot: u64) -> Seal {
+    first_half(blake3::Hasher::new().update(&slot.to_le_bytes()))
 }
 
 fn first_half(hasher: &blake3::Hasher) -> Seal {
@@ -48,28 +58,47 @@ fn first_half(hasher: &blake3::Hasher) -> Seal {
     seal
 }
 
-/// Replaces one row's part of the sum of its table.
-pub(super) fn change(tx: &Connection, column: &str, old: Seal, new: Seal) -> Result<()> {
-    let sql = format!("SELECT {column} FROM seals");
-    let mut sum: Seal = tx.prepare_cached(&sql)?.query_row([], |row| row.get(0))?;
+/// A table whose rows are sealed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Table {
+    Checkpoints,
+    Packs,
+}
+
+/// Rows, by their ids, whose seals have one sum.
+const PART: i64 = 64;
+
+/// The exclusive or of the seals of each part of a table.
+type Sums = BTreeMap<i64, Seal>;
+
+/// Replaces what one row adds to the sum of its part.
+pub(super) fn change(tx: &Connection, table: Table, id: i64, old: Seal, new: Seal) -> Result<()> {
+    let part = id / PART;
+    let mut sum = sum_of(tx, table, part)?;
     xor(&mut sum, old);
     xor(&mut sum, new);
-    tx.prepare_cached(&format!("UPDATE seals SET {column} = ?"))?.execute([sum])?;
+    tx.prepare_cached("INSERT OR REPLACE INTO seals VALUES (?, ?, ?)")?.execute(params![table as i64, part, sum])?;
     Ok(())
 }
 
-fn xor(sum: &mut Seal, seal: Seal) {
+fn sum_of(db: &Connection, table: Table, part: i64) -> Result<Seal> {
+    let mut statement = db.prepare_cached("SELECT sum FROM seals WHERE of = ? AND part = ?")?;
+    Ok(statement.query_row([table as i64, part], |row| row.get(0)).optional()?.unwrap_or_default())
+}
+
+pub(super) fn xor(sum: &mut Seal, seal: Seal) {
     sum.iter_mut().zip(seal).for_each(|(a, b)| *a ^= b);
 }
 
+const SEALED: &str = "slot, run, step, status, manifest, manifest_bytes, packs, seal";
+
 /// The seal of a checkpoint's row as it stands, and the one that it carries.
 pub(super) fn of_checkpoint(tx: &Connection, slot: u64) -> Result<(Seal, Seal)> {
-    let sql = "SELECT slot, run, step, status, manifest, manifest_bytes, packs, seal FROM checkpoints WHERE slot = ?";
-    Ok(tx.prepare_cached(sql)?.query_row([slot], both)?)
+    let sql = format!("SELECT {SEALED} FROM checkpoints WHERE slot = ?");
+    Ok(tx.prepare_cached(&sql)?.query_row([slot], both)?)
 }
 
-fn both(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Seal, Seal)> {
-    let packs: Vec<u8> = row.get(6)?;
+fn both(row: &Row<'_>) -> rusqlite::Result<(Seal, Seal)> {
     let sealed = Sealed {
         slot: row.get(0)?,
         run: row.get(1)?,
@@ -77,7 +106,7 @@ fn both(row: &rusqlite::Row<'_>) -> rusqlite::Result<(Seal, Seal)> {
         status: row.get(3)?,
         manifest: row.get(4)?,
         manifest_bytes: row.get(5)?,
-        packs: &packs,
+        packs: row.get_ref(6)?.as_blob()?,
     };
     Ok((sealed.seal(), row.get(7)?))
 }
@@ -92,41 +121,100 @@ pub(super) fn check(tx: &Connection, slot: u64) -> Result<()> {
 pub(super) fn renew(tx: &Connection, slot: u64) -> Result<()> {
     let (is, carried) = of_checkpoint(tx, slot)?;
     tx.prepare_cached("UPDATE checkpoints SET seal = ? WHERE slot = ?")?.execute(params![is, slot])?;
-    change(tx, "checkpoints", carried, is)
+    change(tx, Table::Checkpoints, slot as i64, carried, is)
+}
+
+/// The rows of these packs are what was folded, and none of their neighbours is missing.
+pub(super) fn check_packs(db: &Connection, rows: impl IntoIterator<Item = PackRef>) -> Result<()> {
+    check_parts(db, Table::Packs, rows, |ids| read_packs(db, ids, |_| Ok(())))
+}
+
+/// The same of these checkpoints.
+pub(super) fn check_checkpoints(db: &Connection, slots: impl IntoIterator<Item = u64>) -> Result<()> {
+    let ids = slots.into_iter().map(|slot| slot as i64);
+    check_parts(db, Table::Checkpoints, ids, |slots| read_checkpoints(db, slots, |_| Ok(())))
+}
+
+fn check_parts(
+    db: &Connection,
+    table: Table,
+    ids: impl IntoIterator<Item = i64>,
+    read: impl Fn(Range<i64>) -> Result<Sums>,
+) -> Result<()> {
+    let parts: BTreeSet<i64> = ids.into_iter().map(|id| id / PART).collect();
+    for part in parts {
+        let sums = read(part * PART..(part + 1) * PART)?;
+        if sums.get(&part).copied().unwrap_or_default() != sum_of(db, table, part)? {
+            return Err(broken("a row is missing, or is an old one"));
+        }
+    }
+    Ok(())
+}
+
+/// The sums of these rows, each of which must carry its own seal.
+fn read_checkpoints(db: &Connection, slots: Range<i64>, mut each: impl FnMut(&Row<'_>) -> Result<()>) -> Result<Sums> {
+    let sql = format!("SELECT {SEALED} FROM checkpoints WHERE slot >= ? AND slot < ?");
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([slots.start, slots.end])?;
+    let mut sums = Sums::new();
+    while let Some(row) = rows.next()? {
+        let (is, carries) = both(row)?;
+        if is != carries {
+            return Err(broken("the row of a checkpoint is not what was folded"));
+        }
+        xor(sums.entry(row.get::<_, i64>(0)? / PART).or_default(), is);
+        each(row)?;
+    }
+    Ok(sums)
+}
+
+fn read_packs(db: &Connection, ids: Range<i64>, mut each: impl FnMut(&PackRow) -> Result<()>) -> Result<Sums> {
+    let sql = format!("SELECT {} FROM packs WHERE id >= ? AND id < ?", packs::COLUMNS);
+    let mut statement = db.prepare_cached(&sql)?;
+    let mut rows = statement.query([ids.start, ids.end])?;
+    let mut sums = Sums::new();
+    while let Some(row) = rows.next()? {
+        let pack = packs::pack_row(row)?;
+        xor(sums.entry(pack.row / PART).or_default(), of_pack(&pack));
+        each(&pack)?;
+    }
+    Ok(sums)
 }
 
 impl Catalog {
-    /// Every row that data hangs on is what was folded, none is missing, and the counts are right.
+    /// The rows of these checkpoints are what was folded, and none of their neighbours is missing.
+    pub(crate) fn check_checkpoints(&self, slots: impl IntoIterator<Item = u64>) -> Result<()> {
+        check_checkpoints(&self.db, slots)
+    }
+
+    /// Every row that data hangs on is what was folded, none is missing, and the users of packs are right.
     pub(crate) fn check_seals(&self) -> Result<()> {
-        let (mut checkpoints, mut of_packs) = self.db.query_row("SELECT checkpoints, packs FROM seals", [], |row| {
-            Ok((row.get::<_, Seal>(0)?, row.get::<_, Seal>(1)?))
-        })?;
-        let mut counts: HashMap<PackRef, u64> = HashMap::new();
-        let sql = "SELECT slot, run, step, status, manifest, manifest_bytes, packs, seal FROM checkpoints";
-        let mut statement = self.db.prepare_cached(sql)?;
-        let mut rows = statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let (is, carries) = both(row)?;
-            if is != carries {
-                return Err(broken("the row of a checkpoint is not what was folded"));
-            }
-            xor(&mut checkpoints, is);
+        let mut users: HashMap<PackRef, (u64, Seal)> = HashMap::new();
+        let checkpoints = read_checkpoints(&self.db, 0..i64::MAX, |row| {
             if row.get::<_, u8>(3)? < 2 {
-                for pack in packs::decode_set(row.get_ref(6)?.as_blob().map_err(|_| broken("a set of packs"))?)? {
-                    *counts.entry(pack).or_default() += 1;
+                let token = token(row.get(0)?);
+                for pack in packs::decode_set(row.get_ref(6)?.as_blob().map_err(rusqlite::Error::from)?)? {
+                    let (count, sum) = users.entry(pack).or_default();
+                    *count += 1;
+                    xor(sum, token);
                 }
             }
-        }
-        let sql = "SELECT id, save, number, bytes, footer, refs, state, seal FROM packs";
-        let all = self.rows(sql, [], |row| Ok((packs::pack_row(row)?, row.get::<_, Seal>(7)?)))?;
-        for (pack, seal) in all {
-            xor(&mut of_packs, seal);
-            if counts.remove(&pack.row).unwrap_or(0) != pack.refs {
-                return Err(broken("the users of a pack are not what was folded"));
+            Ok(())
+        })?;
+        let packs = read_packs(&self.db, 0..i64::MAX, |pack| {
+            match users.remove(&pack.row).unwrap_or_default() == (pack.refs, pack.users) {
+                true => Ok(()),
+                false => Err(broken("the users of a pack are not what was folded")),
             }
-        }
-        if checkpoints != Seal::default() || of_packs != Seal::default() || !counts.is_empty() {
-            return Err(broken("a row is missing"));
+        })?;
+        let sums = |table: Table| -> Result<Sums> {
+            let sums = self.rows("SELECT part, sum FROM seals WHERE of = ?", [table as i64], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?;
+            Ok(sums.into_iter().collect())
+        };
+        if checkpoints != sums(Table::Checkpoints)? || packs != sums(Table::Packs)? || !users.is_empty() {
+            return Err(broken("a row is missing, or is an old one"));
         }
         Ok(())
     }

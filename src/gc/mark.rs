@@ -14,7 +14,7 @@ use crate::store::{Manifest, Store};
 
 /// Checkpoints whose manifests are read for one pack, at most. A pack that more of them need is left as it is: reading
 /// them all would cost more than its dead bytes.
-const USERS_MAX: usize = 4096;
+const USERS_MAX: u64 = 4096;
 
 /// A frame: its chunk, in that pack.
 pub(super) type Copy = (PackId, ChunkId);
@@ -56,23 +56,17 @@ impl Store {
     pub(super) fn mark(&self, packs: &[PackRow], planned: &[GcVerdict]) -> Result<Marked> {
         let planned: HashMap<u64, &GcVerdict> = planned.iter().map(|v| (v.checkpoint.slot, v)).collect();
         let goes = |slot: &u64| planned.get(slot).is_some_and(|verdict| verdict.goes());
-        let rows: BTreeSet<i64> = packs.iter().map(|pack| pack.row).collect();
-        let mut users = self.catalog().users_of(&rows)?;
-        users.retain(|(slot, _)| !goes(slot));
-        let mut counts: HashMap<i64, usize> = HashMap::new();
-        for row in users.iter().flat_map(|(_, set)| set.intersection(&rows)) {
-            *counts.entry(*row).or_default() += 1;
-        }
-        let small: BTreeSet<i64> =
-            rows.iter().copied().filter(|row| counts.get(row).copied().unwrap_or(0) <= USERS_MAX).collect();
+        let small: BTreeSet<i64> = packs.iter().filter(|pack| pack.refs <= USERS_MAX).map(|pack| pack.row).collect();
         let mut marked = Marked::default();
-        let known = packs.iter().filter(|pack| small.contains(&pack.row) && counts.contains_key(&pack.row));
-        marked.packs.extend(known.map(|pack| pack.pack));
+        if small.is_empty() {
+            return Ok(marked);
+        }
+        let mut users = self.catalog().users_of(&small)?;
+        users.retain(|(slot, _)| !goes(slot));
+        let needed: BTreeSet<i64> = users.iter().flat_map(|(_, set)| set.intersection(&small)).copied().collect();
+        marked.packs.extend(packs.iter().filter(|pack| needed.contains(&pack.row)).map(|pack| pack.pack));
         marked.users = users.iter().map(|(slot, _)| *slot).collect();
-        for (slot, set) in users {
-            if set.is_disjoint(&small) {
-                continue;
-            }
+        for slot in marked.users.clone() {
             self.check_stop()?;
             let Some(row) = self.catalog().checkpoint(slot)? else { continue };
             // A manifest that cannot be read keeps everything it may need: the error ends the collection.

@@ -23,7 +23,7 @@ mod thin;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status};
+use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status, is_broken};
 use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::format::entry::{Abort, Body, Forget, Unpin};
@@ -38,8 +38,8 @@ const PER_ENTRY: usize = 8192;
 /// Temporary files of entries that are older than this belong to nobody.
 const STALE_SECS: u64 = 3600;
 
-/// A folder that changed so recently might change again within the same tick of its clock.
-const SETTLED_SECS: u64 = 3;
+/// Every row of the catalog is checked, and packs that belong to nobody are looked for, so often.
+const INSPECTION_SECS: u64 = 3600;
 /// Packs that the log does not know and whose save has left nothing else are let lie for so long. Somebody who deleted
 /// the newest entry by hand, and notices, can still have it made again from them.
 const ORPHAN_SECS: u64 = 24 * 3600;
@@ -116,14 +116,27 @@ impl Deadline {
 impl Store {
     /// Applies policies and frees space.
     pub fn gc(&self, options: &GcOptions) -> Result<GcReport> {
+        match self.collect(options) {
+            // What goes is decided by the catalog's rows: one of them was not what the log says.
+            Err(e) if is_broken(&e) => {
+                self.remake_catalog(&e)?;
+                self.collect(options)
+            }
+            collected => collected,
+        }
+    }
+
+    fn collect(&self, options: &GcOptions) -> Result<GcReport> {
         let started = Instant::now();
         let deadline = Deadline(options.max_time.map(|time| started + time));
         self.refresh()?;
-        // What goes is decided by the catalog's rows: they must be what the log says.
-        self.check_catalog()?;
+        let due = self.is_inspection_due()?;
+        if due {
+            self.check_catalog()?;
+        }
         let mut report = GcReport::default();
         if !options.dry_run {
-            report.dead_saves = self.bury_dead(options.unexplained)?;
+            report.dead_saves = self.bury_dead(due, options.unexplained)?;
             self.end_leases()?;
         }
         report.checkpoints = self.verdicts(options)?;
@@ -162,22 +175,37 @@ impl Store {
         Err(error)
     }
 
-    /// Ends saves whose process is gone: what they left is condemned, unless they had committed.
-    fn bury_dead(&self, unexplained: bool) -> Result<u64> {
+    /// Every row and every pack is looked at now and then: a collection has evidence of its own for what it deletes, and
+    /// packs that belong to nobody are let lie for longer.
+    fn is_inspection_due(&self) -> Result<bool> {
+        let (now, last) = (self.env().now(), self.catalog().inspected()?);
+        Ok(now < last || now >= last.plus_secs(INSPECTION_SECS))
+    }
+
+    /// Ends saves whose process is gone: what they left is condemned, unless they had committed. What left nothing but
+    /// packs is looked for if `search`.
+    fn bury_dead(&self, search: bool, unexplained: bool) -> Result<u64> {
         let before = Time(self.env().now().0.saturating_sub(STALE_SECS as i64 * 1_000_000_000));
         let mut dead = 0;
         self.backend().reap(before, &mut |save| {
             // Its lock is free, so it writes nothing any more: what the log says now is final.
             let packs: Vec<PackId> = self.backend().packs_of(save)?.into_iter().map(|(pack, _)| pack).collect();
+            if !search && !packs.is_empty() {
+                // That no row speaks of them must not be because it is lost.
+                self.check_catalog()?;
+            }
             dead += self.abort(save, &packs)?;
             Ok(())
         })?;
-        let orphans = self.orphans()?;
-        if !unexplained {
-            self.check_explained(&orphans)?;
-        }
-        for (save, packs) in orphans {
-            dead += self.abort(save, &packs)?;
+        if search {
+            let orphans = self.orphans()?;
+            if !unexplained {
+                self.check_explained(&orphans)?;
+            }
+            for (save, packs) in orphans {
+                dead += self.abort(save, &packs)?;
+            }
+            self.catalog().set_inspected(self.env().now())?;
         }
         Ok(dead)
     }
@@ -201,11 +229,7 @@ impl Store {
                 return Ok(None);
             }
             // A process of a joint save may have brought some after the save was ended for it.
-            let mut unknown = packs.to_vec();
-            if aborted {
-                let known = packs.iter().map(|&pack| catalog.knows(pack)).collect::<Result<Vec<_>>>()?;
-                unknown = packs.iter().zip(known).filter(|(_, known)| !known).map(|(pack, _)| *pack).collect();
-            }
+            let unknown = if aborted { catalog.unknown(packs)? } else { packs.to_vec() };
             Ok((!unknown.is_empty()).then_some(Body::Abort(Abort { packs: unknown })))
         })?;
         Ok(u64::from(written.is_some()))
@@ -214,37 +238,26 @@ impl Store {
     /// Packs that the log does not know, of saves whose place for temporary files is gone: a power loss may keep the
     /// one and take the other. A save that runs has its place until it has committed.
     fn orphans(&self) -> Result<BTreeMap<SaveId, Vec<PackId>>> {
-        let mut orphans: BTreeMap<SaveId, Vec<PackId>> = BTreeMap::new();
         if crate::store::is_network(self.root()) {
             // What another machine has just made may not be seen here yet.
-            return Ok(orphans);
+            return Ok(BTreeMap::new());
         }
-        let ago = |secs: u64| Time(self.env().now().0.saturating_sub(secs as i64 * 1_000_000_000));
-        for (folder, modified) in self.backend().pack_folders()? {
-            if self.catalog().is_settled(&folder, modified)? {
-                continue;
-            }
-            let lying = self.backend().packs_in(&folder)?;
-            // What was committed before it was seen here is known now.
-            self.refresh()?;
-            let catalog = self.catalog();
-            if catalog.has_voids()? {
-                // An entry that was lost may have named them, and nobody could tell.
-                return Ok(BTreeMap::new());
-            }
-            let mut unknown = Vec::new();
-            for (pack, since) in lying {
-                if !catalog.knows(pack)? {
-                    unknown.push((pack, since));
-                }
-            }
-            if unknown.is_empty() && modified != Time(0) && modified < ago(SETTLED_SECS) {
-                catalog.set_settled(&folder, modified)?;
-            }
-            for (pack, _) in unknown.into_iter().filter(|(_, since)| *since < ago(ORPHAN_SECS)) {
-                orphans.entry(pack.save).or_default().push(pack);
-            }
+        let lying = self.backend().packs()?;
+        // What was committed before it was seen here is known now.
+        self.refresh()?;
+        let catalog = self.catalog();
+        if catalog.has_voids()? {
+            // An entry that was lost may have named them, and nobody could tell.
+            return Ok(BTreeMap::new());
         }
+        let now = self.env().now();
+        let old = lying.iter().filter(|lying| lying.since.plus_secs(ORPHAN_SECS) < now);
+        let old: Vec<PackId> = old.map(|lying| lying.pack).collect();
+        let mut orphans: BTreeMap<SaveId, Vec<PackId>> = BTreeMap::new();
+        for pack in catalog.unknown(&old)? {
+            orphans.entry(pack.save).or_default().push(pack);
+        }
+        drop(catalog);
         let mut dead = BTreeMap::new();
         for (save, mut packs) in orphans {
             // What came here from another store is not ours to delete.
@@ -307,6 +320,7 @@ impl Store {
             let catalog = self.catalog();
             (catalog.checkpoints(&filter)?, catalog.modes(run)?)
         };
+        self.catalog().check_checkpoints(rows.iter().map(|row| row.slot))?;
         let candidates: Vec<Candidate> = rows.iter().map(|row| candidate(row, pinned)).collect();
         let request = Request {
             run: &run.name,

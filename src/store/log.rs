@@ -168,15 +168,22 @@ impl Store {
 
     /// Makes the catalog anew if a row in it is not what was folded: before something is decided that cannot be undone.
     pub(crate) fn check_catalog(&self) -> Result<()> {
-        let mut catalog = self.catalog();
+        let catalog = self.catalog();
         match catalog.check_seals() {
             Err(e) if is_broken(&e) => {
-                self.monitor().warn(&format!("the catalog is made anew: {}", cause(&e)));
-                self.start_over(&mut catalog)?;
-                self.fold_from(&mut catalog)
+                drop(catalog);
+                self.remake_catalog(&e)
             }
             checked => checked,
         }
+    }
+
+    /// Makes the catalog anew, which was found not to be the fold of the log.
+    pub(crate) fn remake_catalog(&self, why: &Error) -> Result<()> {
+        let mut catalog = self.catalog();
+        self.monitor().warn(&format!("the catalog is made anew: {}", cause(why)));
+        self.start_over(&mut catalog)?;
+        self.fold_from(&mut catalog)
     }
 
     fn start_over(&self, catalog: &mut Catalog) -> Result<()> {

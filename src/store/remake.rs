@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Store, Voids};
+use crate::backend::LyingPack;
 use crate::env::Time;
 use crate::error::Result;
 use crate::format::entry::{Body, Decoded, Entry, NewPack, Remade, RemadeBody};
@@ -83,7 +84,7 @@ impl Store {
             }
         }
         let mut saves: BTreeMap<SaveId, Vec<(PackId, u64)>> = BTreeMap::new();
-        for (pack, bytes) in self.backend().packs()? {
+        for LyingPack { pack, bytes, .. } in self.backend().packs()? {
             if !named.contains(&pack.save) && self.catalog().pack(pack)?.is_none() {
                 saves.entry(pack.save).or_default().push((pack, bytes));
             }

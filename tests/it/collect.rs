@@ -13,7 +13,7 @@ use treering::save::{Inputs, SaveOptions};
 use treering::store::Options;
 
 use crate::faulty::{Act, FaultyDisk, Say};
-use crate::helpers::{Place, Tensor, a_day_later, at, floats, metrics, options};
+use crate::helpers::{Place, Tensor, at, floats, hours_later, metrics, options};
 
 /// A large frozen part, and a small one that changes.
 fn lora(place: &Place, seed: u64) -> PathBuf {
@@ -303,7 +303,7 @@ fn everything_kept_is_there_after_each_of_many_collections() {
 }
 
 #[test]
-fn folders_at_rest_are_not_looked_into_and_a_pack_that_comes_into_one_is_found() {
+fn an_inspection_finds_a_pack_that_belongs_to_nobody() {
     let place = Place::new();
     (1..=5).for_each(|step| drop(place.save("r", step, &dense(&place, step))));
     // Another store of the same name goes on, and its pack comes here: as if a power loss had taken all else of a save.
@@ -315,25 +315,28 @@ fn folders_at_rest_are_not_looked_into_and_a_pack_that_comes_into_one_is_found()
     other.reopened().save(&inputs, &options("r", 6)).unwrap();
     let orphan = other.packs().into_iter().find(|pack| !before.contains(pack)).unwrap();
 
-    let looked = Arc::new(AtomicUsize::new(0));
-    let count = looked.clone();
     let packs = place.store.root().join("packs");
-    let disk = FaultyDisk::new(RealDisk::new(None), move |act, path: &Path| {
-        count.fetch_add(usize::from(act == Act::List && path.parent() == Some(&packs)), Ordering::Relaxed);
-        Say::Go
-    });
-    let options = Options { disk: Some(Arc::new(disk)), env: a_day_later(), ..Options::default() };
-    let store = Store::open(place.store.root(), options).unwrap();
-    let folders = || {
-        store.gc(&GcOptions::default()).unwrap();
-        looked.swap(0, Ordering::Relaxed)
+    let folders_read = |hours| {
+        let looked = Arc::new(AtomicUsize::new(0));
+        let (count, packs) = (looked.clone(), packs.clone());
+        let disk = FaultyDisk::new(RealDisk::new(None), move |act, path: &Path| {
+            count.fetch_add(usize::from(act == Act::List && path.parent() == Some(&packs)), Ordering::Relaxed);
+            Say::Go
+        });
+        let options = Options { disk: Some(Arc::new(disk)), env: hours_later(hours), ..Options::default() };
+        Store::open(place.store.root(), options).unwrap().gc(&GcOptions::default()).unwrap();
+        looked.load(Ordering::Relaxed)
     };
-    assert_eq!((folders(), folders()), (256, 0));
+    assert_eq!((folders_read(25), folders_read(25)), (256, 0));
     let there = place.store.root().join(orphan.strip_prefix(other.store.root()).unwrap());
     std::fs::copy(orphan, &there).unwrap();
-    assert_eq!(folders(), 1);
+    assert_eq!(folders_read(25), 0);
+    assert!(there.exists());
+    assert_eq!(folders_read(27), 256);
     assert!(!there.exists());
     assert_eq!(place.packs().len(), 5);
+    // A clock that went back is no reason to wait.
+    assert_eq!(folders_read(1), 256);
 }
 
 fn copy_folder(from: &Path, to: &Path) {

@@ -211,13 +211,13 @@ pub(crate) fn metrics(values: &[(&str, f64)]) -> treering::format::entry::Metric
 
 /// The time of a day and an hour from now, for what waits a day.
 #[must_use]
-pub(crate) fn a_day_later() -> Env {
+pub(crate) fn hours_later(hours: u64) -> Env {
     #[derive(Debug)]
-    struct Later(Env);
+    struct Later(Env, u64);
 
     impl Source for Later {
         fn now(&self) -> Time {
-            self.0.now().plus_secs(25 * 3600)
+            self.0.now().plus_secs(self.1 * 3600)
         }
 
         fn fill(&self, out: &mut [u8]) {
@@ -225,5 +225,5 @@ pub(crate) fn a_day_later() -> Env {
         }
     }
 
-    Env::new(Later(Env::system()))
+    Env::new(Later(Env::system(), hours))
 }

@@ -18,7 +18,7 @@ use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 
 use crate::faulty::{Act, FaultyDisk, Say};
-use crate::helpers::{Tensor, a_day_later, at, files_below, floats, options};
+use crate::helpers::{Tensor, at, files_below, floats, hours_later, options};
 
 const SECONDS: &str = "TREERING_SOAK";
 const IN_CHILD: &str = "TREERING_TEST_SOAK";
@@ -167,7 +167,7 @@ fn soak(time: Duration) {
 /// be somebody's: so it is done later.
 fn settled(store: &Store, quiet: &AtomicBool, kept: usize) -> Taken {
     quiet.store(true, Ordering::Relaxed);
-    let later = Options { env: a_day_later(), ..Options::default() };
+    let later = Options { env: hours_later(25), ..Options::default() };
     Store::open(store.root(), later).unwrap().gc(&GcOptions::default()).unwrap();
     store.gc(&GcOptions::default()).unwrap();
     let taken = taken(store, kept);
