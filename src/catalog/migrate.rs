@@ -5,16 +5,8 @@ use rusqlite::Connection;
 use super::broken;
 use crate::error::Result;
 
-/// Only ever added to.
-const MIGRATIONS: &[&str] = &[
-    include_str!("../../migrations/0001_catalog.sql"),
-    include_str!("../../migrations/0002_negative_zero.sql"),
-    include_str!("../../migrations/0003_damage.sql"),
-    include_str!("../../migrations/0004_saves.sql"),
-    include_str!("../../migrations/0005_lookup_segments.sql"),
-    include_str!("../../migrations/0006_settled_folders.sql"),
-    include_str!("../../migrations/0007_users_of_packs.sql"),
-];
+/// Once released, only ever added to.
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_catalog.sql")];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {
     let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0));

@@ -1,6 +1,7 @@
 //! Histories by chance against a map: savers alone and together, readers, collectors and rebuilders, of whom any may die
 //! or sleep for years between two operations while another one does all of its work; a clock that jumps; a machine that
-//! loses what was not synced. After every step, whoever knows nothing but the disk sees what was acknowledged, bit for bit.
+//! loses what was not synced. After every step, whoever knows nothing but the disk, or has been there for long, sees what
+//! was acknowledged, bit for bit.
 //!
 //! One seed is one history: `TREERING_SEED` runs just that, `TREERING_SEEDS` that many, of `TREERING_STEPS` each.
 
@@ -56,6 +57,8 @@ struct World {
     forgotten: Facts,
     /// Opened long ago, and never again.
     reader: Option<(Store, Facts)>,
+    /// A process that lives on from step to step: it acts, and looks. Others know nothing but the disk.
+    living: Option<Store>,
     steps: [u64; 2],
     said: String,
 }
@@ -65,7 +68,17 @@ impl World {
         let (fate, disk) = (Fate::new(seed), SimulatedDisk::new());
         sim::create(&disk, &fate).unwrap();
         let (facts, forgotten) = (Facts::new(), Facts::new());
-        World { seed, fate, disk: disk.settled(), facts, forgotten, reader: None, steps: [0; 2], said: String::new() }
+        World {
+            seed,
+            fate,
+            disk: disk.settled(),
+            facts,
+            forgotten,
+            reader: None,
+            living: None,
+            steps: [0; 2],
+            said: String::new(),
+        }
     }
 
     fn step(&mut self, number: u64) {
@@ -82,7 +95,7 @@ impl World {
         let what = format!("seed {}, step {number}: {act:?}, {turn:?}, meanwhile {other:?}", self.seed);
         let mut done: Vec<(Act, treering::Result<()>)> = Vec::new();
         match turn {
-            Turn::Nothing => done.push((act.clone(), self.run(&self.disk.clone(), &act))),
+            Turn::Nothing => done.push((act.clone(), self.some_process().and_then(|store| perform(&store, &act)))),
             Turn::Dies(after) | Turn::MachineCrashes(after) => {
                 let dying = self.disk.process(after);
                 let result = self.run(&dying, &act);
@@ -110,7 +123,7 @@ impl World {
             let chosen = self.fate.below(states.len() as u64) as usize;
             self.disk = states.swap_remove(chosen).settled();
             // Nobody lives on.
-            self.reader = None;
+            (self.reader, self.living) = (None, None);
         }
         self.judge(&what, &done);
         self.read_long_after(&what);
@@ -143,13 +156,25 @@ impl World {
         }
     }
 
+    /// The process that lives on, mostly, or one that has just begun.
+    fn some_process(&mut self) -> treering::Result<Store> {
+        match &self.living {
+            Some(store) if self.fate.below(4) != 0 => Ok(store.clone()),
+            _ => {
+                let store = sim::open(&self.disk, &self.fate)?;
+                self.living = Some(store.clone());
+                Ok(store)
+            }
+        }
+    }
+
     fn run(&self, disk: &SimulatedDisk, act: &Act) -> treering::Result<()> {
         perform(&sim::open(disk, &self.fate)?, act)
     }
 
     /// What can be seen now must follow from what was done, and acknowledged.
     fn judge(&mut self, what: &str, done: &[(Act, treering::Result<()>)]) {
-        let store = sim::open(&self.disk, &self.fate).unwrap_or_else(|e| panic!("{what}: it does not open: {e}"));
+        let store = self.some_process().unwrap_or_else(|e| panic!("{what}: it does not open: {e}"));
         let seen = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {e}"));
         let mut allowed: BTreeMap<String, BTreeSet<Option<String>>> =
             self.facts.iter().map(|(key, value)| (key.clone(), [Some(value.clone())].into())).collect();
@@ -261,7 +286,7 @@ fn history(seed: u64) -> World {
     }
     // Faults have stopped: everything finishes, and nothing is left behind.
     world.fate.pass(YEARS * 10, &world.disk);
-    world.reader = None;
+    (world.reader, world.living) = (None, None);
     let store = sim::open(&world.disk, &world.fate).unwrap();
     store.gc(&GcOptions::default()).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     let report = store.verify(Depth::Deep).unwrap();

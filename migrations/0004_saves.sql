@@ -1,2 +1,0 @@
--- Which checkpoint a pack was written for is asked of every base that `show` names.
-CREATE INDEX checkpoints_by_save ON checkpoints (save);
