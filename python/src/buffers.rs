@@ -1,6 +1,6 @@
 //! Memory of Python as slices of Rust, while the interpreter is let go of.
 //!
-//! The only place of the package with `unsafe`. What makes it sound is said once, here: a `PyBuffer` keeps its memory
+//! What makes it sound is said once, here: a `PyBuffer` keeps its memory
 //! alive and in place until it is dropped, and whoever calls this module keeps other threads from writing to memory
 //! that is read, and from touching memory that is written, until the call returns. The package does so: it hands over
 //! its own staging memory, memory that nobody else has seen yet, or tensors of a caller that it keeps waiting.
@@ -14,10 +14,7 @@ use pyo3::prelude::*;
 use treering::save::{Pieces, TensorBytes};
 use treering::{Error, Result};
 
-/// A thread copies at least this much: less is copied faster than a thread starts.
-const SHARE_BYTES: usize = 8 << 20;
-/// Threads that copy, at most: memory is no faster for more.
-const THREADS_MAX: usize = 4;
+use crate::copy;
 
 /// Memory to read from.
 pub(crate) struct Readable(PyBuffer<u8>);
@@ -172,40 +169,6 @@ pub(crate) fn gather(py: Python<'_>, into: Writable, sources: Vec<(usize, Readab
         rest = after;
         done = offset + bytes.len();
     }
-    py.detach(|| copy_all(pieces));
+    py.detach(|| copy::all(pieces));
     Ok(())
-}
-
-fn copy_all(pieces: Vec<(&mut [u8], &[u8])>) {
-    let total: usize = pieces.iter().map(|(_, from)| from.len()).sum();
-    let threads = (total / SHARE_BYTES).clamp(1, super::cores().min(THREADS_MAX));
-    let mut shares = share_out(pieces, total.div_ceil(threads)).into_iter();
-    // The caller's thread takes the first share.
-    let own = shares.next();
-    std::thread::scope(|scope| {
-        shares.for_each(|share| drop(scope.spawn(move || copy_each(share))));
-        own.into_iter().for_each(copy_each);
-    });
-}
-
-/// The pieces in shares of so many bytes.
-fn share_out<'a>(pieces: Vec<(&'a mut [u8], &'a [u8])>, share_bytes: usize) -> Vec<Vec<(&'a mut [u8], &'a [u8])>> {
-    let mut shares = Vec::new();
-    let (mut share, mut room) = (Vec::new(), share_bytes);
-    for (mut to, mut from) in pieces {
-        while from.len() > room {
-            let (begin, end) = std::mem::take(&mut to).split_at_mut(room);
-            share.push((begin, &from[..room]));
-            (to, from, room) = (end, &from[room..], share_bytes);
-            shares.push(std::mem::take(&mut share));
-        }
-        room -= from.len();
-        share.push((to, from));
-    }
-    shares.push(share);
-    shares
-}
-
-fn copy_each(pieces: Vec<(&mut [u8], &[u8])>) {
-    pieces.into_iter().for_each(|(to, from)| to.copy_from_slice(from));
 }

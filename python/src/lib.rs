@@ -3,6 +3,7 @@
 
 mod buffers;
 mod checkpoint;
+mod copy;
 mod errors;
 mod joint;
 mod rows;

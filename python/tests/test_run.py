@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import random
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import treering
 from same import assert_same
 from treering import _torch
 from treering import run as run_module
+from treering._native import gather
 from treering.tree import Leaf
 
 
@@ -200,6 +202,16 @@ def drifting(steps: int, elements: int = 300_000) -> list[dict[str, torch.Tensor
         weight = weight + 1e-4 * torch.randn(elements)
         states.append({"w": weight, "frozen": frozen})
     return states
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 100, 16 << 10, (16 << 10) + 33, 20 << 20])
+@pytest.mark.parametrize(("to", "begin"), [(0, 0), (1, 0), (31, 7), (64, 3)])
+def test_every_byte_is_copied_wherever_it_lies(nbytes: int, to: int, begin: int) -> None:
+    source = random.Random(nbytes + begin).randbytes(begin + nbytes)
+    memory = bytearray(b"\xee" * (to + nbytes + 40))
+    gather(memory, [(to, memoryview(source)[begin:])])
+    assert memory[to : to + nbytes] == source[begin:]
+    assert memory[:to] + memory[to + nbytes :] == b"\xee" * (to + 40)
 
 
 def test_the_last_copy_is_the_base_of_the_next_save(tmp_path: pathlib.Path) -> None:

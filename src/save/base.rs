@@ -3,7 +3,8 @@
 //! The counterpart in the reference is nearest, and so costs the fewest bytes. But each link of a chain costs its
 //! readers a frame more. A chain that has grown as long as it may begins again at its *root*, the frame without a base:
 //! that is some saves back and costs a few more bytes, still far fewer than a frame without a base. Once it does not pay
-//! any more, the codec does without, and a new root is made.
+//! any more, the codec does without, and a new root is made. Where a difference saves little, being near saves less: such
+//! chains begin again sooner.
 //!
 //! A base has to stay as long as what rests on it. Under a policy that lets the newest steps go after a while, chains
 //! from step to step would soon hang on what is gone, and a collection would have to encode them again. Then bases are
@@ -14,6 +15,9 @@ use crate::error::Result;
 use crate::format::policy::Keep;
 use crate::id::ChunkId;
 use crate::store::PackSet;
+
+/// The share of a chunk that a difference must save for a chain that takes long to read.
+const LITTLE: f64 = 0.1;
 
 /// The checkpoint to take bases from, if the parent will not be kept for long and another will.
 pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow>) -> Result<Option<CheckpointRow>> {
@@ -46,9 +50,13 @@ pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow
 
 /// The chunk to compare with, and the depth of its frame. `counterpart` is what the reference has in the same place.
 pub(super) fn choose(set: &PackSet, counterpart: ChunkId, depth_max: u8) -> Option<(ChunkId, u8)> {
-    let depth = set.how_stored(counterpart)?.depth;
+    let nearest = set.how_stored(counterpart)?;
     let root = root_of(set, counterpart);
-    if depth < limit(root, depth_max) { Some((counterpart, depth)) } else { Some((root, set.how_stored(root)?.depth)) }
+    let first = set.how_stored(root)?;
+    // No base can be worth more than what the nearest one saves beside none.
+    let saved = f64::from(first.frame_bytes) - f64::from(nearest.frame_bytes);
+    let depth_max = if saved < LITTLE * f64::from(nearest.chunk_bytes) { depth_max / 2 } else { depth_max };
+    if nearest.depth < limit(root, depth_max) { Some((counterpart, nearest.depth)) } else { Some((root, first.depth)) }
 }
 
 /// The first chunk of the chain that ends in this one.

@@ -218,7 +218,9 @@ def leaf_of(tensor: torch.Tensor) -> tuple[Leaf, dict[str, Any]]:
     """A tensor's bytes and, where these do not say it, its type and shape for its node."""
     node: dict[str, Any] = {}
     identity = _identity(tensor)
-    plain = tensor.detach().resolve_conj().resolve_neg()
+    plain = tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
     nbytes = plain.numel() * plain.element_size()
     leaf = Leaf("U8", (nbytes,), nbytes, identity=identity)
     if plain.dtype in STORED:
@@ -299,6 +301,13 @@ def _identity(tensor: torch.Tensor) -> object:
 
 def check(tensor: torch.Tensor, path: Path) -> None:
     """Refuses what has no bytes of its own, or more than bytes."""
+
+    if (
+        (type(tensor) is torch.Tensor or type(tensor) is torch.nn.Parameter)
+        and tensor.layout is torch.strided
+        and not (tensor.is_nested or tensor.is_quantized or tensor.is_meta)
+    ):
+        return  # as nearly all are: what follows takes longer
 
     def refused(what: str, hint: str | None = None) -> UnsupportedError:
         return UnsupportedError(f"{dotted(path)}: {what} cannot be saved", hint)

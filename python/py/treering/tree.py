@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import base64
 import collections
+import contextlib
 import datetime
+import gc
 import json
 import math
 import pathlib
@@ -496,7 +498,22 @@ def encode(state: dict[str, Any]) -> Encoded:
     """Encodes the tree of a save."""
     if type(state) is not dict or not all(type(key) is str for key in state):
         raise InvalidError("the state of a save", "it is a dict whose keys are strings, such as {'model': model}")
-    encoder = Encoder()
-    for framework in adapters():
-        framework.begin(encoder, state)
-    return Encoded(dumps({"treering": 1, "tree": encoder.encode(state)}), encoder.leaves)
+    with _collector_paused():
+        encoder = Encoder()
+        for framework in adapters():
+            framework.begin(encoder, state)
+        return Encoded(dumps({"treering": 1, "tree": encoder.encode(state)}), encoder.leaves)
+
+
+@contextlib.contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Nodes are thousands of containers that are gone at once: each few hundred of them would make Python's collector
+    look through some of what torch has, now and then through all of it."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
