@@ -5,11 +5,15 @@ use treering::encodings::{Encoded, Encodings, Origin, Share, Why};
 use crate::helpers::{Place, Tensor, at, floats};
 
 /// Weights that were trained by one more step: each moves a little.
-fn trained(mut tensor: Tensor, seed: u64) -> Tensor {
+fn trained(tensor: Tensor, seed: u64) -> Tensor {
+    moved(tensor, 1e-3, seed)
+}
+
+fn moved(mut tensor: Tensor, step: f32, seed: u64) -> Tensor {
     let moves = floats("", tensor.bytes.len() / 4, seed);
     for (bytes, by) in tensor.bytes.chunks_exact_mut(4).zip(moves.bytes.chunks_exact(4)) {
         let [value, by] = [&*bytes, by].map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
-        bytes.copy_from_slice(&(value + 1e-3 * by).to_le_bytes());
+        bytes.copy_from_slice(&(value + step * by).to_le_bytes());
     }
     tensor
 }
@@ -124,6 +128,23 @@ fn a_difference_that_does_not_pay_is_named() {
     reshaped.shape = vec![200, 200];
     place.save("run", 3, &place.file("b.safetensors", &[reshaped]));
     assert_eq!(words(&place, "run@3"), ["planes: another shape than in run@2"]);
+}
+
+/// Each link costs its readers a frame: so many of them have to be worth it.
+#[test]
+fn chains_are_long_only_where_a_difference_saves_much() {
+    let deepest = |step: f32| {
+        let place = Place::new();
+        let mut moving = floats("moving", 40_000, 2);
+        for number in 1..=14 {
+            place.save("run", number, &place.file(&format!("{number}.safetensors"), &[moving.clone()]));
+            moving = moved(moving, step, number);
+        }
+        let depths = place.store.encodings().unwrap().by_depth;
+        depths.into_iter().filter(|(_, share)| share.raw_bytes >= 160_000).map(|(depth, _)| depth).max().unwrap()
+    };
+    let (little, much) = (deepest(0.3), deepest(1e-4));
+    assert!((2..=4).contains(&little) && (5..=8).contains(&much), "{little} and {much} deep");
 }
 
 #[test]
