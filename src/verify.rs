@@ -52,7 +52,8 @@ pub struct VerifyReport {
     pub known: Vec<Damage>,
     /// Checkpoints that cannot be restored whole, with the names of the tensors that are lost.
     pub affected: Vec<Affected>,
-    /// Packs that no entry names: of saves that run now, or that died. A collection removes the latter.
+    /// Packs that no entry names, of saves that run now or that died, and packs that were deleted and came back.
+    /// A collection removes what nobody is at work on.
     pub foreign: Vec<PackId>,
     /// How long it took.
     pub seconds: f64,
@@ -190,7 +191,7 @@ impl Store {
         let catalog = self.catalog();
         let mut foreign = Vec::new();
         for &pack in lying.filter(|pack| !known.contains(pack)) {
-            if catalog.pack(pack)?.is_none() {
+            if catalog.pack(pack)?.is_none_or(|row| row.state == PackState::Swept) {
                 foreign.push(pack);
             }
         }

@@ -49,7 +49,7 @@ MUTANTS = [
     Mutant("deletions are not synced before they are noted", LOCAL,
            "fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {",
            "fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {\n        if !packs.is_empty() {\n            return Ok(());\n        }",
-           "crash::"),
+           "f011"),
     Mutant("folders that are made on the way are not synced", LOCAL,
            "_ => folder.parent().map_or(Ok(()), |above| self.disk.sync_folder(above))?,", "_ => {}", "f011"),
     # Hashes.
@@ -76,7 +76,7 @@ MUTANTS = [
     Mutant("an aborted save may commit", "src/save/commit.rs",
            "if catalog.is_aborted(save)? {\n                return", "if false {\n                return", "f028 f068 model::"),
     Mutant("what is condemned is not asked before it is deleted", "src/gc/sweep.rs",
-           "filter(|pack| pack.state == PackState::Condemned)", "filter(|_| true)", "f072 f074"),
+           "filter(|pack| pack.state == PackState::Condemned)", "filter(|_| true)", "collection::f072"),
     Mutant("a pack is written anew for the users that it had", "src/gc/repack.rs",
            "let same = marked.is_current(catalog, &rows)?;", "let same = true;", "f072 orderings::"),
     Mutant("a lock that is held is taken for a dead save's", LOCAL, "Ok(None) => continue,\n                Err(e) if e.kind()",
@@ -107,7 +107,7 @@ MUTANTS = [
     Mutant("rows and packs are never inspected", GC, "Ok(now < last || now >= last.plus_secs(INSPECTION_SECS))", "Ok(false && now < last)",
            "f045_a_row an_inspection"),
     Mutant("somebody who needs a pack may be missing", "src/catalog/packs.rs",
-           "if by_row(db, pack)?.users != tokens.remove(&pack).unwrap_or_default() {", "if false {", "f045_a_row"),
+           "if by_row(db, pack)?.users != tokens.remove(&pack).unwrap_or_default() {", "if false {", "f045_somebody"),
     # Joint saves.
     Mutant("a receipt may be another attempt's", JOINT, "if of_save != self.save {", "if false {", "f038"),
     Mutant("a receipt may be another rank's", JOINT, "} else if of_rank != rank || of_ranks != ranks {", "} else if false {", "f039"),
@@ -125,7 +125,7 @@ MUTANTS = [
     Mutant("the packs of a part have no durable names", LOCAL,
            "self.published.store(true, Ordering::Relaxed);",
            "self.published.store(true, Ordering::Relaxed);\n        if self.lock.is_none() {\n            return packs.iter().try_for_each("
-           "|&pack| self.backend.link_new(&self.temporary(pack), &Key::pack(pack)));\n        }", "crash::"),
+           "|&pack| self.backend.link_new(&self.temporary(pack), &Key::pack(pack)));\n        }", "f036"),
     Mutant("a receipt's hash is not checked", "src/format/receipt.rs", "if Hash::of(json).0 != *hash {", "if false {", "f039"),
     Mutant("the one who commits numbers packs as a part does", JOINT, "ranks * PACKS_EACH, staging)", "0, staging)", "joint::"),
     Mutant("receipts of what is committed stay", JOINT, "let _ = store.backend().remove_receipts(self.save);", "", "joint::"),

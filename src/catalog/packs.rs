@@ -172,18 +172,19 @@ impl Catalog {
         Ok(self.db.prepare_cached("SELECT 1 FROM packs WHERE save = ?")?.exists([save.0])?)
     }
 
-    /// Those of these packs that the log has not named.
-    pub fn unknown(&self, packs: &[PackId]) -> Result<Vec<PackId>> {
+    /// Those of these packs that the log has not named, and those of which it says that they are gone.
+    pub fn unknown_and_swept(&self, packs: &[PackId]) -> Result<(Vec<PackId>, Vec<PackId>)> {
         // One view for all: on its own, each question would take the lock of the file once more.
-        let view = self.db.unchecked_transaction()?;
-        let mut statement = view.prepare_cached("SELECT 1 FROM packs WHERE save = ? AND number = ?")?;
-        let mut unknown = Vec::new();
+        let _view = self.db.unchecked_transaction()?;
+        let (mut unknown, mut swept) = (Vec::new(), Vec::new());
         for &pack in packs {
-            if !statement.exists(params![pack.save.0, pack.index])? {
-                unknown.push(pack);
+            match self.pack(pack)? {
+                None => unknown.push(pack),
+                Some(row) if row.state == PackState::Swept => swept.push(pack),
+                Some(_) => {}
             }
         }
-        Ok(unknown)
+        Ok((unknown, swept))
     }
 
     /// When every row, and every pack, was looked at last.

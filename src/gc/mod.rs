@@ -229,7 +229,7 @@ impl Store {
                 return Ok(None);
             }
             // A process of a joint save may have brought some after the save was ended for it.
-            let unknown = if aborted { catalog.unknown(packs)? } else { packs.to_vec() };
+            let unknown = if aborted { catalog.unknown_and_swept(packs)?.0 } else { packs.to_vec() };
             Ok((!unknown.is_empty()).then_some(Body::Abort(Abort { packs: unknown })))
         })?;
         Ok(u64::from(written.is_some()))
@@ -254,10 +254,13 @@ impl Store {
         let old = lying.iter().filter(|lying| lying.since.plus_secs(ORPHAN_SECS) < now);
         let old: Vec<PackId> = old.map(|lying| lying.pack).collect();
         let mut orphans: BTreeMap<SaveId, Vec<PackId>> = BTreeMap::new();
-        for pack in catalog.unknown(&old)? {
+        let (unknown, swept) = catalog.unknown_and_swept(&old)?;
+        drop(catalog);
+        // A backup, or a file system that forgot, has brought these back.
+        swept.iter().try_for_each(|&pack| self.backend().delete_pack(pack))?;
+        for pack in unknown {
             orphans.entry(pack.save).or_default().push(pack);
         }
-        drop(catalog);
         let mut dead = BTreeMap::new();
         for (save, mut packs) in orphans {
             // What came here from another store is not ours to delete.

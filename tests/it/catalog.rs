@@ -1,6 +1,7 @@
 //! The catalog is a cache: whatever becomes of it, the answers stay the same.
 
 use treering::catalog::Filter;
+use treering::gc::GcOptions;
 use treering::save::SaveOptions;
 use treering::store::Store;
 
@@ -127,6 +128,7 @@ fn f045_a_row_that_lies_costs_no_data() {
         "UPDATE checkpoints SET packs = x''",
         "UPDATE checkpoints SET manifest = zeroblob(32)",
         "UPDATE checkpoints SET step = step + 1",
+        "UPDATE checkpoints SET step = 99 WHERE slot = 0",
         "DELETE FROM checkpoints WHERE slot = 0",
         "DELETE FROM packs WHERE id = 1",
         // An old page that came back.
@@ -158,6 +160,28 @@ fn f045_a_row_that_lies_costs_no_data() {
         lied.gc();
         lied.assert_restores("r@3", &files[0]);
         assert!(lied.store.verify(treering::verify::Depth::Deep).unwrap().is_sound(), "{sql}");
+    }
+}
+
+/// A pack is written anew without what nobody needs: of whom a row has vanished is not nobody.
+#[test]
+fn f045_somebody_who_cannot_be_seen_is_not_nobody() {
+    for lie in ["UPDATE checkpoints SET status = 2 WHERE slot = 2", "DELETE FROM checkpoints WHERE slot = 2"] {
+        let place = Place::new();
+        let tensors = ["a", "b", "c", "d"].map(|name| floats(name, 20_000, u64::from(name.as_bytes()[0])));
+        place.save("r", 1, &place.file("all.safetensors", &tensors));
+        place.save("r", 2, &place.file("first.safetensors", &tensors[..1]));
+        let third = place.file("third.safetensors", &tensors[2..3]);
+        place.save("s", 1, &third);
+        place.gc();
+        place.forget("r@1");
+        let catalog = rusqlite::Connection::open(place.store.root().join("catalog.sqlite")).unwrap();
+        catalog.execute_batch(lie).unwrap();
+        drop(catalog);
+        let report = place.reopened().gc(&GcOptions::default()).unwrap();
+        assert_eq!(report.packs_rewritten, 1);
+        place.store.rebuild().unwrap();
+        place.assert_restores("s@1", &third);
     }
 }
 

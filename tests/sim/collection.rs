@@ -155,6 +155,76 @@ fn f072_what_is_forgotten_in_the_middle_of_a_collection() {
     assert!(brought_back > 3 && gone > 0, "{brought_back}, {gone}");
 }
 
+/// The same, and it is brought back before the collection is done: unless it was condemned, its packs are not touched.
+#[test]
+fn f072_what_is_forgotten_and_brought_back_in_the_middle_of_a_collection() {
+    let mut brought_back = 0;
+    let operations = {
+        let disk = one_forgotten();
+        gc(&sim::open(&disk, &Fate::new(2)).unwrap()).unwrap();
+        disk.operations()
+    };
+    for (first, second) in (0..operations).flat_map(|first| (first..operations).map(move |second| (first, second))) {
+        let disk = one_forgotten();
+        let other = sim::open(&disk, &Fate::new(3)).unwrap();
+        save(&other, "s", 1, &[floats("model.other", 50, 7)]);
+        let (forgets, undoes) = (other.clone(), other.clone());
+        let undone = Arc::new(Mutex::new(false));
+        let told = undone.clone();
+        let forgetting = FaultyDisk::meanwhile(disk.clone(), first, move || {
+            forgets.forget(&[forgets.find(&at("s@1")).unwrap().slot]).unwrap();
+        });
+        let sleeping = FaultyDisk::meanwhile(forgetting, second + 1, move || {
+            *told.lock().unwrap() = undoes.undo(&at("s@1")).is_ok();
+        });
+        gc(&open_on(sleeping, &disk, &Fate::new(2)).unwrap()).unwrap();
+        let what = format!("{first}, {second}");
+        let store = sim::open(&disk, &Fate::new(4)).unwrap();
+        let facts = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {e}"));
+        if *undone.lock().unwrap() {
+            brought_back += 1;
+            assert_eq!(facts.get("s@1"), Some(&sim::content_of(&[floats("model.other", 50, 7)])), "{what}");
+        }
+        assert!(facts.contains_key("r@2") && facts.contains_key("r@3"), "{what}");
+        assert!(store.verify(Depth::Deep).unwrap().is_sound(), "{what}");
+    }
+    assert!(brought_back > 10, "{brought_back}");
+}
+
+/// What the log says is gone does not come back with a power loss: nobody would look for it.
+#[test]
+fn f011_deletions_are_durable_before_they_are_noted() {
+    let disk = one_forgotten();
+    gc(&sim::open(&disk, &Fate::new(2)).unwrap()).unwrap();
+    let mut noted = 0;
+    for crashed in disk.crashes(64, 1) {
+        let report = sim::open(&crashed, &Fate::new(3)).unwrap().verify(Depth::Structure).unwrap();
+        assert!(report.foreign.is_empty(), "{:?} came back", report.foreign);
+        noted += 1;
+    }
+    assert!(noted > 0);
+}
+
+/// If it does all the same, as from a backup, it is listed, and deleted again.
+#[test]
+fn what_came_back_is_deleted_again() {
+    let disk = one_forgotten();
+    let gone: Vec<(PathBuf, Vec<u8>)> =
+        packs(&disk).into_iter().map(|path| (path.clone(), disk.content(&path).unwrap())).collect();
+    let fate = Fate::new(2);
+    gc(&sim::open(&disk, &fate).unwrap()).unwrap();
+    let gone: Vec<_> = gone.into_iter().filter(|(path, _)| !packs(&disk).contains(path)).collect();
+    assert_eq!(gone.len(), 1);
+    let left = packs(&disk);
+    gone.iter().for_each(|(path, bytes)| disk.damage(path, Some(bytes.clone())));
+    let store = sim::open(&disk, &fate).unwrap();
+    assert_eq!(store.verify(Depth::Structure).unwrap().foreign.len(), 1);
+    fate.pass(2 * DAY, &disk);
+    gc(&store).unwrap();
+    assert_eq!(packs(&disk), left);
+    assert!(store.verify(Depth::Deep).unwrap().foreign.is_empty());
+}
+
 #[test]
 fn f074_a_deletion_that_comes_late_meets_no_name_that_is_used_again() {
     let (disk, fate) = (SimulatedDisk::new(), Fate::new(1));

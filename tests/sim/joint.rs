@@ -1,6 +1,7 @@
 //! Saves by several processes. Named after their rows in docs/DURABILITY.md.
 
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use treering::disk::SimulatedDisk;
@@ -14,6 +15,8 @@ use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
 
+use crate::faults::open_on;
+use crate::faulty::{Act, FaultyDisk, Say};
 use crate::helpers::{Tensor, at, floats, options};
 use crate::sim::{self, Fate};
 
@@ -102,6 +105,29 @@ fn only_first_is_left(disk: &SimulatedDisk, fate: &Fate) {
     let other: Vec<_> = files(disk, "/store/packs");
     assert!(other.iter().all(|path| path.to_string_lossy().contains(&first)), "{other:?}");
     assert_eq!(files(disk, "/store/parts"), [] as [PathBuf; 0]);
+}
+
+/// Whoever commits may be on another machine, whose syncs say nothing of what this one has named.
+#[test]
+fn f036_the_packs_of_a_part_are_durable_before_its_receipt() {
+    let (disk, fate) = fresh();
+    let joint = sim::open(&disk, &fate).unwrap().begin_joint().unwrap();
+    let acts: Arc<Mutex<Vec<(Act, PathBuf)>>> = Arc::default();
+    let seen = acts.clone();
+    let watched = FaultyDisk::new(disk.clone(), move |act, path| {
+        seen.lock().unwrap().push((act, path.to_path_buf()));
+        Say::Go
+    });
+    store_part(&open_on(watched, &disk, &fate).unwrap(), &part(&joint, 0), &whole(1), &options("r", 1)).unwrap();
+    let acts = acts.lock().unwrap();
+    let first = |wanted: Act, folder: &str| {
+        acts.iter().position(|(act, path)| *act == wanted && path.starts_with(folder)).unwrap()
+    };
+    let last_pack = acts.iter().rposition(|(act, path)| *act == Act::Link && path.starts_with("/store/packs")).unwrap();
+    let receipt = first(Act::Link, "/store/parts");
+    let folder = acts[last_pack].1.parent().unwrap();
+    let synced = |(act, path): &(Act, PathBuf)| *act == Act::SyncFolder && path == folder;
+    assert!(acts[last_pack..receipt].iter().any(synced), "{acts:?}");
 }
 
 #[test]
