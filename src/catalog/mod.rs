@@ -134,6 +134,11 @@ impl Catalog {
         self.rows("SELECT slot, why FROM damaged ORDER BY slot", [], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
+    /// One view for several questions, whatever others fold meanwhile, until it is dropped.
+    fn view(&self) -> Result<rusqlite::Transaction<'_>> {
+        Ok(self.db.unchecked_transaction()?)
+    }
+
     fn rows<T>(
         &self,
         sql: &str,

@@ -124,6 +124,7 @@ impl Catalog {
 
     /// Packs that are deleted, or written anew, because this is so.
     fn decisive(&self, condition: &str) -> Result<Vec<PackRow>> {
+        let _view = self.view()?;
         let found = self.rows(&format!("SELECT {COLUMNS} FROM packs WHERE {condition}"), [], pack_row)?;
         seal::check_packs(&self.db, found.iter().map(|pack| pack.row))?;
         Ok(found)
@@ -137,7 +138,8 @@ impl Catalog {
 
     /// The slots of checkpoints, not forgotten, that need any of these packs, each with the packs that it needs.
     pub fn users_of(&self, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
-        users_of(&self.db, packs)
+        let view = self.view()?;
+        users_of(&view, packs)
     }
 
     /// Copies in this pack that are known to be damaged; an empty id stands for all of them.
@@ -174,8 +176,8 @@ impl Catalog {
 
     /// Those of these packs that the log has not named, and those of which it says that they are gone.
     pub fn unknown_and_swept(&self, packs: &[PackId]) -> Result<(Vec<PackId>, Vec<PackId>)> {
-        // One view for all: on its own, each question would take the lock of the file once more.
-        let _view = self.db.unchecked_transaction()?;
+        // Without it, each question would take the lock of the file once more.
+        let _view = self.view()?;
         let (mut unknown, mut swept) = (Vec::new(), Vec::new());
         for &pack in packs {
             match self.pack(pack)? {

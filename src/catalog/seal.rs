@@ -184,11 +184,13 @@ fn read_packs(db: &Connection, ids: Range<i64>, mut each: impl FnMut(&PackRow) -
 impl Catalog {
     /// The rows of these checkpoints are what was folded, and none of their neighbours is missing.
     pub(crate) fn check_checkpoints(&self, slots: impl IntoIterator<Item = u64>) -> Result<()> {
-        check_checkpoints(&self.db, slots)
+        let view = self.view()?;
+        check_checkpoints(&view, slots)
     }
 
     /// Every row that data hangs on is what was folded, none is missing, and the users of packs are right.
     pub(crate) fn check_seals(&self) -> Result<()> {
+        let _view = self.view()?;
         let mut users: HashMap<PackRef, (u64, Seal)> = HashMap::new();
         let checkpoints = read_checkpoints(&self.db, 0..i64::MAX, |row| {
             if row.get::<_, u8>(3)? < 2 {

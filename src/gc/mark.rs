@@ -66,7 +66,7 @@ impl Store {
         let needed: BTreeSet<i64> = users.iter().flat_map(|(_, set)| set.intersection(&small)).copied().collect();
         marked.packs.extend(packs.iter().filter(|pack| needed.contains(&pack.row)).map(|pack| pack.pack));
         marked.users = users.iter().map(|(slot, _)| *slot).collect();
-        for slot in marked.users.clone() {
+        for (slot, _) in users {
             self.check_stop()?;
             let Some(row) = self.catalog().checkpoint(slot)? else { continue };
             // A manifest that cannot be read keeps everything it may need: the error ends the collection.
