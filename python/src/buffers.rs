@@ -1,9 +1,9 @@
 //! Memory of Python as slices of Rust, while the interpreter is let go of.
 //!
-//! What makes it sound is said once, here: a `PyBuffer` keeps its memory
-//! alive and in place until it is dropped, and whoever calls this module keeps other threads from writing to memory
-//! that is read, and from touching memory that is written, until the call returns. The package does so: it hands over
-//! its own staging memory, memory that nobody else has seen yet, or tensors of a caller that it keeps waiting.
+//! All `unsafe` of the package is here, but for the stores of `copy`. What makes it sound is said once, here: a `PyBuffer`
+//! keeps its memory alive and in place until it is dropped, and whoever calls this module keeps other threads from writing
+//! to memory that is read, and from touching memory that is written, until the call returns. The package does so: it hands
+//! over its own staging memory, memory that nobody else has seen yet, or tensors of a caller that it keeps waiting.
 
 use std::slice;
 use std::sync::{Mutex, PoisonError};

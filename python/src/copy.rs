@@ -64,12 +64,10 @@ mod x86 {
     #[target_feature(enable = "avx")]
     pub(super) fn past_caches(to: &mut [u8], from: &[u8]) {
         // SAFETY: any bytes are a vector.
-        let head = unsafe { to.align_to::<__m256i>().0.len() };
-        let (begin, from) = from.split_at(head);
-        to[..head].copy_from_slice(begin);
-        // SAFETY: as above.
-        let (_, vectors, end) = unsafe { to[head..].align_to_mut::<__m256i>() };
-        let (blocks, last) = from.split_at(vectors.len() * WIDTH);
+        let (begin, vectors, end) = unsafe { to.align_to_mut::<__m256i>() };
+        let (first, rest) = from.split_at(begin.len());
+        let (blocks, last) = rest.split_at(vectors.len() * WIDTH);
+        begin.copy_from_slice(first);
         end.copy_from_slice(last);
         for (vector, block) in vectors.iter_mut().zip(blocks.chunks_exact(WIDTH)) {
             // SAFETY: a block has the width of a vector, and a vector is aligned as such a store wants it.

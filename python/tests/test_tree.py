@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import gc
 import os
 import pathlib
 import subprocess
@@ -19,7 +20,7 @@ import treering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from same import assert_same
-from treering.tree import DEPTH_MAX
+from treering.tree import DEPTH_MAX, encode
 
 SETTINGS = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
 
@@ -288,3 +289,10 @@ def test_modules_of_frameworks_are_imported_once_they_are_asked_for() -> None:
     said = done.stdout.splitlines()
     assert said[0] == "module 'treering' has no attribute 'nothing'" and "torch" in said[1]
     assert said[2] == "treering.dcp"
+
+
+def test_the_collector_of_garbage_goes_on_after_an_error() -> None:
+    assert gc.isenabled()
+    with pytest.raises(treering.UnsupportedError):
+        encode({"model": object()})
+    assert gc.isenabled()

@@ -120,11 +120,9 @@ fn f036_the_packs_of_a_part_are_durable_before_its_receipt() {
     });
     store_part(&open_on(watched, &disk, &fate).unwrap(), &part(&joint, 0), &whole(1), &options("r", 1)).unwrap();
     let acts = acts.lock().unwrap();
-    let first = |wanted: Act, folder: &str| {
-        acts.iter().position(|(act, path)| *act == wanted && path.starts_with(folder)).unwrap()
-    };
-    let last_pack = acts.iter().rposition(|(act, path)| *act == Act::Link && path.starts_with("/store/packs")).unwrap();
-    let receipt = first(Act::Link, "/store/parts");
+    let links = |(act, path): &(Act, PathBuf), folder: &str| *act == Act::Link && path.starts_with(folder);
+    let last_pack = acts.iter().rposition(|act| links(act, "/store/packs")).unwrap();
+    let receipt = acts.iter().position(|act| links(act, "/store/parts")).unwrap();
     let folder = acts[last_pack].1.parent().unwrap();
     let synced = |(act, path): &(Act, PathBuf)| *act == Act::SyncFolder && path == folder;
     assert!(acts[last_pack..receipt].iter().any(synced), "{acts:?}");
