@@ -1,11 +1,14 @@
 //! How much space a run takes that forgets: beside a store that only ever held what is kept.
 //!
 //! `cargo bench --bench retention`. Sizes are packs and log, and are asserted; nothing here depends on the machine.
+//!
+//! `-- FOLDER` takes the steps of a real run instead, `*STEP.safetensors` and `metrics.jsonl` beside them, and reports:
+//! space, bytes written, and what the processor does for it.
 
 mod kit;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kit::BenchDisk;
@@ -23,8 +26,84 @@ const FROZEN: usize = 4;
 const SLOW: usize = 3;
 
 fn main() {
-    last_two_of_twenty();
-    two_hundred_saves();
+    match &kit::arguments()[..] {
+        [run] => real_run(Path::new(run)),
+        _ => {
+            last_two_of_twenty();
+            two_hundred_saves();
+        }
+    }
+}
+
+/// Saves every step, and collects after each, under keep-last 3 and keep-best 2.
+fn real_run(run: &Path) {
+    let (steps, losses) = (steps_of(run), losses_of(run));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let disk = Arc::new(BenchDisk::without_syncs());
+    let store = kit::create(&folder.path().join("store"), Some(disk.clone()));
+    store.set_mode("run", "loss", Mode::Min).expect("a direction");
+    keep(&store, vec![Keep::Last(3), Keep::Best { metric: "loss".into(), n: 2 }]);
+    let save = |store: &Store, step: u64| {
+        let metrics = losses.get(&step).map(|loss| ("loss".to_string(), Number(*loss)));
+        let options =
+            SaveOptions { run: "run".into(), step, metrics: metrics.into_iter().collect(), ..SaveOptions::default() };
+        let inputs = Inputs::paths(&[(None, steps[&step].clone())], false).expect("a safetensors file");
+        store.save(&inputs, &options).expect("a save").new_bytes
+    };
+    let (mut ledgers, mut saving, mut collecting, mut ratios, mut before) = (0, 0.0, 0.0, Vec::new(), 0.0);
+    for &step in steps.keys() {
+        saving += processor_seconds(|| ledgers += save(&store, step));
+        let full = kit::stored_bytes(&store);
+        collecting += processor_seconds(|| drop(store.gc(&GcOptions::default()).expect("a collection")));
+        let fresh_root = folder.path().join("fresh");
+        let fresh = new_store(&fresh_root);
+        for kept in kept(&store) {
+            save(&fresh, kept);
+        }
+        let fresh_bytes = kit::stored_bytes(&fresh) as f64;
+        std::fs::remove_dir_all(&fresh_root).expect("the fresh store");
+        ratios.push(kit::stored_bytes(&store) as f64 / fresh_bytes);
+        before = f64::max(before, full as f64 / fresh_bytes);
+    }
+    let (mean, most) = (ratios.iter().sum::<f64>() / ratios.len() as f64, ratios.iter().copied().fold(0.0, f64::max));
+    println!("{} saves of {}, last 3 and best 2, a collection after each", steps.len(), run.display());
+    println!("  beside a fresh store of what is kept: mean {mean:.3}, most {most:.3}; before collections {before:.3}");
+    let written = disk.written();
+    println!(
+        "  written: {written} bytes | ledgers of saves {ledgers} | ratio {:.3} (at most 1.3)",
+        written as f64 / ledgers as f64
+    );
+    println!(
+        "  processor: collections {collecting:.2} s | saves {saving:.2} s | ratio {:.3} (at most 0.25)",
+        collecting / saving
+    );
+}
+
+fn steps_of(run: &Path) -> BTreeMap<u64, PathBuf> {
+    let files = std::fs::read_dir(run).expect("a folder").map(|entry| entry.expect("a name").path());
+    let of = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+        let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        Some((digits.parse().ok()?, path))
+    };
+    files.filter_map(of).collect()
+}
+
+fn losses_of(run: &Path) -> BTreeMap<u64, f64> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("metrics.jsonl");
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    lines.filter_map(|line| Some((line["step"].as_u64()?, line["val_loss"].as_f64()?))).collect()
+}
+
+/// Of all threads, in seconds.
+fn processor_seconds(work: impl FnOnce()) -> f64 {
+    let now = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    };
+    let begin = now();
+    work();
+    now() - begin
 }
 
 fn last_two_of_twenty() {

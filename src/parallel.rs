@@ -17,6 +17,8 @@ struct State<O> {
     waiting: BTreeMap<u64, O>,
     /// Somebody is at the sink.
     sinking: bool,
+    /// Threads that wait for the sink to move on: to wake nobody is a system call all the same.
+    asleep: usize,
     /// The source has no more.
     dry: bool,
     failed: Option<Error>,
@@ -48,7 +50,8 @@ pub(crate) fn ordered<I: Send, O: Send, T>(
     work: impl Fn(&mut T, I) -> Result<O> + Sync,
     sink: impl FnMut(O) -> Result<()> + Send,
 ) -> Result<()> {
-    let state = State { taken: 0, delivered: 0, waiting: BTreeMap::new(), sinking: false, dry: false, failed: None };
+    let state =
+        State { taken: 0, delivered: 0, waiting: BTreeMap::new(), sinking: false, asleep: 0, dry: false, failed: None };
     let shared = Shared { state: Mutex::new(state), moved: Condvar::new() };
     let (next, sink) = (Mutex::new(next), Mutex::new(sink));
     let window = window.max(1) as u64;
@@ -94,7 +97,9 @@ fn take<I, O>(shared: &Shared<O>, next: &Mutex<impl FnMut() -> Result<Option<I>>
     let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
     let mut state = shared.lock();
     while state.failed.is_none() && state.taken >= state.delivered + window {
+        state.asleep += 1;
         state = shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        state.asleep -= 1;
     }
     if state.dry || state.failed.is_some() {
         return None;
@@ -138,7 +143,9 @@ fn deliver<O>(shared: &Shared<O>, sink: &Mutex<impl FnMut(O) -> Result<()>>, num
             break;
         }
         state.delivered += 1;
-        shared.moved.notify_all();
+        if state.asleep > 0 {
+            shared.moved.notify_all();
+        }
     }
     state.sinking = false;
 }

@@ -148,11 +148,12 @@ pub(crate) fn stored_bytes(store: &Store) -> u64 {
     store.stats().expect("a readable store").stored_bytes
 }
 
-/// The operating system's disk, which counts what it syncs, or does not sync at all.
+/// The operating system's disk, which counts what it writes and syncs, or does not sync at all.
 #[derive(Debug, Default)]
 pub(crate) struct BenchDisk {
     disk: RealDisk,
     syncs: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
     idle: bool,
 }
 
@@ -167,8 +168,13 @@ impl BenchDisk {
         self.syncs.load(Ordering::Relaxed)
     }
 
+    /// Bytes of all files so far.
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        Box::new(BenchFile { file, syncs: self.syncs.clone(), idle: self.idle })
+        Box::new(BenchFile { file, syncs: self.syncs.clone(), written: self.written.clone(), idle: self.idle })
     }
 }
 
@@ -219,11 +225,13 @@ impl Disk for BenchDisk {
 struct BenchFile {
     file: Box<dyn DiskFile>,
     syncs: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
     idle: bool,
 }
 
 impl DiskFile for BenchFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.file.append(bytes)
     }
 

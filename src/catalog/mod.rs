@@ -135,7 +135,7 @@ impl Catalog {
     }
 
     /// One view for several questions, whatever others fold meanwhile, until it is dropped.
-    fn view(&self) -> Result<rusqlite::Transaction<'_>> {
+    pub(crate) fn view(&self) -> Result<rusqlite::Transaction<'_>> {
         Ok(self.db.unchecked_transaction()?)
     }
 

@@ -23,6 +23,7 @@ pub(super) struct Lineage {
 /// Finds it, or says why the step cannot be saved.
 pub(super) fn lineage(catalog: &Catalog, parent: &Option<CheckpointRow>, options: &SaveOptions) -> Result<Lineage> {
     let step = options.step;
+    let _view = catalog.view()?;
     let Some(run) = catalog.run(&options.run)? else {
         return Ok(Lineage { parent: parent.clone(), ..Lineage::default() });
     };

@@ -14,6 +14,11 @@ use crate::id::ChunkId;
 use crate::store::{ChunkTool, PackSet};
 use crate::tensor::Layout;
 
+/// Pieces are handed out together up to so many bytes, which take longer to hash than to hand out, ...
+const BATCH_BYTES: usize = 128 << 10;
+/// ... and up to so many of them.
+const BATCH_PIECES: usize = 64;
+
 /// A byte string of a save: a tensor, a header, a side file.
 #[derive(Debug)]
 pub(super) struct Part<'a> {
@@ -103,8 +108,19 @@ impl<'a> Cutter<'a> {
         }
     }
 
+    /// The next pieces, or `None` after the last. Threads meet whenever one asks, so many small ones come at once.
+    pub(super) fn next_batch(&mut self) -> Result<Option<Vec<Piece>>> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while bytes < BATCH_BYTES && batch.len() < BATCH_PIECES {
+            let Some(piece) = self.next()? else { break };
+            bytes += piece.length as usize;
+            batch.push(piece);
+        }
+        Ok(Some(batch).filter(|batch| !batch.is_empty()))
+    }
+
     /// The next piece, or `None` after the last. A part without bytes has one piece of length 0.
-    pub(super) fn next(&mut self) -> Result<Option<Piece>> {
+    fn next(&mut self) -> Result<Option<Piece>> {
         let Some(&number) = self.order.get(self.at) else { return Ok(None) };
         let part = &self.parts[number];
         if matches!(self.cuts, Cuts::Unknown) {

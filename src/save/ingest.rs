@@ -436,6 +436,11 @@ impl InputTensor {
         self.of.as_ref().and_then(|of| of.meta(&self.meta)).unwrap_or_else(|| self.meta.clone())
     }
 
+    /// The shape of the same.
+    pub(super) fn whole_shape(&self) -> &[u64] {
+        self.of.as_ref().map_or(&self.meta.shape, |of| &of.shape)
+    }
+
     /// Which box of the whole tensor it is.
     pub(super) fn place(&self) -> TensorBox {
         self.of.as_ref().map_or_else(|| TensorBox::whole(&self.meta.shape), |of| of.place(&self.meta))

@@ -242,12 +242,12 @@ impl Store {
         parallel::ordered(
             self.threads(),
             self.window(),
-            || self.check_stop().and_then(|()| cutter.next()),
+            || self.check_stop().and_then(|()| cutter.next_batch()),
             Worker::default,
-            |worker, piece| shared.work(worker, piece),
-            |done| {
-                self.monitor().advance(done.length.into());
-                writer.take(done)
+            |worker, batch| batch.into_iter().map(|piece| shared.work(worker, piece)).collect::<Result<Vec<_>>>(),
+            |batch| {
+                self.monitor().advance(batch.iter().map(|done| u64::from(done.length)).sum());
+                batch.into_iter().try_for_each(|done| writer.take(done))
             },
         )?;
         self.monitor().end();
@@ -354,8 +354,12 @@ fn check(options: &SaveOptions) -> Result<()> {
 }
 
 fn schema_of(inputs: &Inputs<'_>) -> Schema {
-    let mut components: Vec<String> = inputs.tensors.iter().map(|t| t.component.clone()).collect();
-    components.dedup();
+    let mut components: Vec<String> = Vec::new();
+    for tensor in &inputs.tensors {
+        if components.last() != Some(&tensor.component) {
+            components.push(tensor.component.clone());
+        }
+    }
     let mut component = 0;
     let mut seen = HashMap::new();
     let tensors = inputs.tensors.iter().zip(0u32..).map(|(tensor, number)| {
@@ -386,8 +390,7 @@ fn parts_of<'a>(
     let mut group = 0;
     for (n, tensor) in inputs.tensors.iter().enumerate() {
         group += usize::from(n == 0 || inputs.tensors[n - 1].component != tensor.component);
-        let (meta, place) = (tensor.whole(), tensor.place());
-        let counterpart = |of: Option<&Reference>| of.and_then(|of| of.tensor(&tensor.component, &meta, &place));
+        let counterpart = |of: Option<&Reference>| of.and_then(|of| of.tensor(n, tensor));
         parts.push(Part {
             bytes: &inputs.files[tensor.file as usize].bytes[tensor.source],
             offset: tensor.offset,

@@ -8,11 +8,11 @@ use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 
+use super::ingest::InputTensor;
 use crate::catalog::CheckpointRow;
 use crate::error::Result;
 use crate::format::manifest::{SchemaTensor, Stored};
 use crate::store::{Manifest, Store};
-use crate::tensor::TensorMeta;
 use crate::tensor::boxes::{Runs, TensorBox};
 
 /// What a save finds of a tensor, or of a box of it, in another checkpoint.
@@ -29,7 +29,8 @@ pub(super) struct Reference {
     pub(super) manifest: Manifest,
     /// Each tensor of its schema, as it is stored; `None` in a dropped component.
     tensors: Vec<Option<Stored>>,
-    by_name: HashMap<(String, String), usize>,
+    /// Where each is, by component and name: made when one is not at the place that it has among the inputs.
+    by_name: OnceCell<HashMap<(String, String), usize>>,
     /// The same by the names without wrappers: made when a name is not found as it is.
     by_bare_name: OnceCell<HashMap<String, usize>>,
 }
@@ -38,31 +39,47 @@ impl Reference {
     pub(super) fn open(store: &Store, row: CheckpointRow) -> Result<Reference> {
         let manifest = Manifest::open(store, row)?;
         let tensors = manifest.tensors()?;
-        let key = |t: &crate::format::manifest::SchemaTensor| {
-            (manifest.schema.components[t.component as usize].clone(), t.meta.name.clone())
-        };
-        let by_name = manifest.schema.tensors.iter().enumerate().map(|(i, t)| (key(t), i)).collect();
-        Ok(Reference { manifest, tensors, by_name, by_bare_name: OnceCell::new() })
+        Ok(Reference { manifest, tensors, by_name: OnceCell::new(), by_bare_name: OnceCell::new() })
     }
 
-    /// Its tensor of this name and type, of which a box is looked for.
-    pub(super) fn tensor(&self, component: &str, meta: &TensorMeta, place: &TensorBox) -> Option<Counterpart> {
-        let exact = self.by_name.get(&(component.to_string(), meta.name.clone()));
-        let &at = exact.or_else(|| self.bare_names().get(bare(component, &meta.name).as_ref()))?;
+    /// What it has of an input's tensor, by its name and type; `number` is the tensor's place among the inputs.
+    pub(super) fn tensor(&self, number: usize, tensor: &InputTensor) -> Option<Counterpart> {
+        let at = self.find(number, &tensor.component, &tensor.meta.name)?;
         let theirs = self.manifest.schema.tensors.get(at)?;
         let stored = (*self.tensors.get(at)?)?;
-        if theirs.meta.dtype != meta.dtype {
+        if theirs.meta.dtype != tensor.meta.dtype {
             None
-        } else if theirs.meta.shape != meta.shape {
+        } else if theirs.meta.shape != tensor.whole_shape() {
             Some(Counterpart { stored, begin: None })
         } else {
-            Some(Counterpart { stored, begin: Some(begin_of(theirs, place)?) })
+            Some(Counterpart { stored, begin: Some(begin_of(theirs, tensor)?) })
         }
+    }
+
+    /// Where a tensor is. Most checkpoints have the same ones as their parents, in the same order.
+    fn find(&self, number: usize, component: &str, name: &str) -> Option<usize> {
+        let there = self.manifest.schema.tensors.get(number);
+        if there.is_some_and(|there| there.meta.name == name && self.component_of(there) == component) {
+            return Some(number);
+        }
+        let exact = self.names().get(&(component.to_string(), name.to_string()));
+        exact.or_else(|| self.bare_names().get(bare(component, name).as_ref())).copied()
+    }
+
+    fn component_of(&self, tensor: &SchemaTensor) -> &str {
+        &self.manifest.schema.components[tensor.component as usize]
+    }
+
+    fn names(&self) -> &HashMap<(String, String), usize> {
+        self.by_name.get_or_init(|| {
+            let key = |t: &SchemaTensor| (self.component_of(t).to_string(), t.meta.name.clone());
+            self.manifest.schema.tensors.iter().enumerate().map(|(at, tensor)| (key(tensor), at)).collect()
+        })
     }
 
     fn bare_names(&self) -> &HashMap<String, usize> {
         self.by_bare_name.get_or_init(|| {
-            let names = self.by_name.iter().map(|((component, name), &at)| (bare(component, name).into_owned(), at));
+            let names = self.names().iter().map(|((component, name), &at)| (bare(component, name).into_owned(), at));
             let mut names: Vec<_> = names.collect();
             // Of names that are the same without wrappers, the first.
             names.sort_unstable_by_key(|(_, at)| std::cmp::Reverse(*at));
@@ -81,18 +98,22 @@ impl Reference {
     }
 }
 
-/// Where among the stored bytes of a tensor those of a box begin, if they lie there without a gap.
-fn begin_of(tensor: &SchemaTensor, place: &TensorBox) -> Option<u64> {
-    if tensor.boxes.is_empty() {
-        let whole = *place == TensorBox::whole(&tensor.meta.shape);
-        return if whole { Some(0) } else { Some(Runs::new(place, &tensor.meta)?.stretch()?.start) };
+/// Where among the stored bytes of a tensor those of an input begin, if they lie there without a gap.
+fn begin_of(theirs: &SchemaTensor, tensor: &InputTensor) -> Option<u64> {
+    if theirs.boxes.is_empty() && tensor.of.is_none() {
+        return Some(0);
+    }
+    let place = tensor.place();
+    if theirs.boxes.is_empty() {
+        let whole = place == TensorBox::whole(&theirs.meta.shape);
+        return if whole { Some(0) } else { Some(Runs::new(&place, &theirs.meta)?.stretch()?.start) };
     }
     let mut begin = 0;
-    for of in &tensor.boxes {
-        if of == place {
+    for of in &theirs.boxes {
+        if *of == place {
             return Some(begin);
         }
-        begin += Runs::new(of, &tensor.meta)?.bytes();
+        begin += Runs::new(of, &theirs.meta)?.bytes();
     }
     None
 }

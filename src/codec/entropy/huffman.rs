@@ -4,6 +4,8 @@
 //! and never looks past the bytes it was given. The frame always ends where its slice ends, and says the length that
 //! the reader expects; two frames in a row, a skippable frame or another length are refused before anything is decoded.
 
+use std::cell::Cell;
+
 use ::zstd::zstd_safe::{self, CCtx, CParameter, DCtx, ParamSwitch};
 
 use crate::codec::CodecError;
@@ -14,6 +16,12 @@ use crate::codec::scratch::at_least;
 const NO_MATCHES: i32 = -131_072;
 
 const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
+
+thread_local! {
+    /// Left by the last reader of this thread. To make one, zstd asks the processor what it can do, which a virtual
+    /// machine takes longer to answer than most frames take to decode.
+    static SPARE: Cell<Option<DCtx<'static>>> = const { Cell::new(None) };
+}
 
 /// Writes frames at one level.
 pub(crate) struct Compressor {
@@ -80,9 +88,19 @@ impl Decompressor {
             Ok(Some(len)) if len == out.len() as u64 => {}
             _ => return Err(CodecError("a zstd frame of another length than its contents")),
         }
-        match self.context.get_or_insert_with(DCtx::create).decompress(out, frame).map_err(zstd_says)? {
+        let context = self.context.get_or_insert_with(|| SPARE.take().unwrap_or_else(DCtx::create));
+        match context.decompress(out, frame).map_err(zstd_says)? {
             len if len == out.len() => Ok(()),
             _ => Err(CodecError("a zstd frame that ends too soon")),
+        }
+    }
+}
+
+impl Drop for Decompressor {
+    fn drop(&mut self) {
+        if self.context.is_some() {
+            // A thread that ends has none to leave it to.
+            let _ = SPARE.try_with(|spare| spare.set(self.context.take()));
         }
     }
 }
