@@ -279,7 +279,7 @@ impl Store {
         opened.inspect_err(|error| self.monitor().warn(&format!("{address} cannot be compared with: {error}"))).ok()
     }
 
-    /// Pieces in flight: each may hold its input, its frame, and a worker's scratch.
+    /// Pieces in flight: each may hold its input, its frame, and a worker's scratch. Small ones come as one.
     fn window(&self) -> usize {
         let fit = self.options().memory_bytes / (3 * crate::chunk::MAX);
         fit.clamp(1, 4 * self.threads().max(2))
