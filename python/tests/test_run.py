@@ -653,6 +653,8 @@ def test_a_second_signal_does_not_end_the_program_before_the_save_is_durable(tmp
 def test_ctrl_c_asks_for_a_save_where_that_was_wished(tmp_path: pathlib.Path) -> None:
     done = program(
         tmp_path,
+        # Who runs the tests in the background has them ignore it, and that is inherited.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "run.save_on_signal(signal.SIGINT)\n"
         "signal.raise_signal(signal.SIGINT)\n"
         "assert run.should_save(1) and run.stop_requested\n"
