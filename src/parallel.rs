@@ -17,8 +17,8 @@ struct State<O> {
     waiting: BTreeMap<u64, O>,
     /// Somebody is at the sink.
     sinking: bool,
-    /// Threads that wait for the sink to move on: to wake nobody is a system call all the same.
-    asleep: usize,
+    /// The thread at the source waits for the sink to move on. To wake nobody is a system call all the same.
+    asleep: bool,
     /// The source has no more.
     dry: bool,
     failed: Option<Error>,
@@ -50,8 +50,15 @@ pub(crate) fn ordered<I: Send, O: Send, T>(
     work: impl Fn(&mut T, I) -> Result<O> + Sync,
     sink: impl FnMut(O) -> Result<()> + Send,
 ) -> Result<()> {
-    let state =
-        State { taken: 0, delivered: 0, waiting: BTreeMap::new(), sinking: false, asleep: 0, dry: false, failed: None };
+    let state = State {
+        taken: 0,
+        delivered: 0,
+        waiting: BTreeMap::new(),
+        sinking: false,
+        asleep: false,
+        dry: false,
+        failed: None,
+    };
     let shared = Shared { state: Mutex::new(state), moved: Condvar::new() };
     let (next, sink) = (Mutex::new(next), Mutex::new(sink));
     let window = window.max(1) as u64;
@@ -97,9 +104,9 @@ fn take<I, O>(shared: &Shared<O>, next: &Mutex<impl FnMut() -> Result<Option<I>>
     let mut next = next.lock().unwrap_or_else(PoisonError::into_inner);
     let mut state = shared.lock();
     while state.failed.is_none() && state.taken >= state.delivered + window {
-        state.asleep += 1;
+        state.asleep = true;
         state = shared.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
-        state.asleep -= 1;
+        state.asleep = false;
     }
     if state.dry || state.failed.is_some() {
         return None;
@@ -143,7 +150,7 @@ fn deliver<O>(shared: &Shared<O>, sink: &Mutex<impl FnMut(O) -> Result<()>>, num
             break;
         }
         state.delivered += 1;
-        if state.asleep > 0 {
+        if state.asleep {
             shared.moved.notify_all();
         }
     }
