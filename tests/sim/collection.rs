@@ -196,7 +196,9 @@ fn f072_what_is_forgotten_and_brought_back_in_the_middle_of_a_collection() {
 fn f011_deletions_are_durable_before_they_are_noted() {
     let disk = one_forgotten();
     gc(&sim::open(&disk, &Fate::new(2)).unwrap()).unwrap();
-    for crashed in disk.crashes(64, 1) {
+    let crashes = disk.crashes(64, 1);
+    assert!(!crashes.is_empty());
+    for crashed in crashes {
         let report = sim::open(&crashed, &Fate::new(3)).unwrap().verify(Depth::Structure).unwrap();
         assert!(report.foreign.is_empty(), "{:?} came back", report.foreign);
     }
