@@ -44,7 +44,7 @@ session:
 	$(CARGO) build --release --quiet
 	$(PYTHON) docs/session.py > docs/session.svg
 
-# The only unsafe code is in the kernels of the codecs. The sanitizer is not part of stable Rust yet, hence the variable;
+# Nearly all unsafe code is in the kernels of the codecs. The sanitizer is not part of stable Rust yet, hence the variable;
 # with a target named, build scripts and macros are compiled without it.
 asan:
 	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \

@@ -50,6 +50,7 @@ pub use patch::Patch;
 pub use planes::Planes;
 pub use raw::Raw;
 pub use scratch::Scratch;
+pub(crate) use scratch::at_least;
 pub use zstd::Zstd;
 
 /// Which codec wrote a body.

@@ -46,7 +46,7 @@ impl fmt::Debug for Scratch {
 }
 
 /// The first `len` elements of a buffer that never shrinks. They hold whatever was there.
-pub(super) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
+pub(crate) fn at_least<T: Copy + Default>(buffer: &mut Vec<T>, len: usize) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, T::default());
     }

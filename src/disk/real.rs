@@ -49,15 +49,15 @@ impl Disk for RealDisk {
         if let Some(mode) = self.file_mode() {
             file.set_permissions(std::fs::Permissions::from_mode(mode))?;
         }
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile::of(file)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path)?)))
+        Ok(Box::new(RealFile::of(OpenOptions::new().read(true).custom_flags(NO_FOLLOW).open(path)?)))
     }
 
     fn open_append(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(RealFile(OpenOptions::new().append(true).custom_flags(NO_FOLLOW).open(path)?)))
+        Ok(Box::new(RealFile::of(OpenOptions::new().append(true).custom_flags(NO_FOLLOW).open(path)?)))
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -117,24 +117,59 @@ impl Disk for RealDisk {
     }
 }
 
+/// The device is told to begin after so many bytes, and a sync then waits for few.
+const AHEAD_BYTES: u64 = 16 << 20;
+
+/// Has the device begin with what was written to a file, and waits for nothing. Whether it does is for `sync` to say.
+#[cfg(target_os = "linux")]
+fn start_writing(file: &File) {
+    use std::os::fd::AsRawFd;
+    #[expect(unsafe_code, reason = "no crate wraps this call")]
+    // SAFETY: the descriptor is open as long as `file` is borrowed, and no memory is handed over.
+    unsafe {
+        libc::sync_file_range(file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE)
+    };
+}
+
+/// There is no such call.
+#[cfg(not(target_os = "linux"))]
+fn start_writing(_: &File) {}
+
 #[derive(Debug)]
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Bytes that were appended, and of which the device has not heard yet.
+    waiting: u64,
+}
+
+impl RealFile {
+    fn of(file: File) -> RealFile {
+        RealFile { file, waiting: 0 }
+    }
+}
 
 impl DiskFile for RealFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all(bytes)?;
+        self.waiting += bytes.len() as u64;
+        if self.waiting >= AHEAD_BYTES {
+            self.waiting = 0;
+            start_writing(&self.file);
+        }
+        Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.waiting = 0;
+        self.file.sync_data()
     }
 
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
+        self.file.read_exact_at(out, offset)
     }
 
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 }
 

@@ -11,7 +11,7 @@ use super::cut::{Part, Piece};
 use super::ingest::Bytes;
 use super::{Encoding, base};
 use crate::catalog::PackRow;
-use crate::codec::{Cast, Codec, CodecId, Input, Scratch, is_cast};
+use crate::codec::{Cast, Codec, CodecId, Input, Scratch, at_least, is_cast};
 use crate::error::{Error, Result};
 use crate::format::pack;
 use crate::id::ChunkId;
@@ -200,11 +200,9 @@ impl<'a> Shared<'a> {
                 bytes
             }
             None => {
-                if buffer.len() < length {
-                    buffer.resize(length, 0);
-                }
-                set.read(chunk, tool, &mut buffer[..length]).ok()?;
-                &buffer[..length]
+                let bytes = at_least(buffer, length);
+                set.read(chunk, tool, bytes).ok()?;
+                bytes
             }
         };
         Some(FrameBase { chunk, bytes, depth, small: self.encoding == Encoding::Small })
@@ -232,10 +230,7 @@ fn read_and_hash<'b>(
         let bytes = slice.get(start..start + length).ok_or_else(|| Error::Bug("a piece outside its input".into()))?;
         return Ok((ChunkId::of(bytes), bytes));
     }
-    if buffer.len() < length {
-        buffer.resize(length, 0);
-    }
-    let bytes = &mut buffer[..length];
+    let bytes = at_least(buffer, length);
     // Who is asked for pieces is asked once for each.
     let step_bytes = if matches!(from, Bytes::File(_)) { STEP_BYTES } else { length.max(1) };
     let mut hasher = blake3::Hasher::new();

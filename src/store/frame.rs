@@ -39,7 +39,7 @@ pub(crate) fn encode_frame(
     let small = base.is_some_and(|base| base.small);
     let base = base.map(|base| base.bytes);
     info.codec = codec::encode(Input { bytes, layout, base, small }, scratch, frame);
-    check.resize(bytes.len(), 0);
+    let check = codec::at_least(check, bytes.len());
     let with = base.map_or(Base::None, Base::Bytes);
     let decoded = codec::decode(info.codec, &frame[head..], with, scratch, check);
     if decoded.is_err() || check != bytes {

@@ -250,8 +250,9 @@ impl PackSet {
     ) -> Result<&'t [u8]> {
         let copies = self.copies.get(&chunk).ok_or(Error::ChunkMissing { chunk })?;
         let place = copies.places().iter().find(|place| self.packs[place.pack as usize].pack == pack);
-        self.read_place(chunk, place.ok_or(Error::ChunkMissing { chunk })?, Links::Checked, tool, out)?;
-        Ok(&tool.frame)
+        let place = place.ok_or(Error::ChunkMissing { chunk })?;
+        self.read_place(chunk, place, Links::Checked, tool, out)?;
+        Ok(&tool.frame[..place.frame_bytes as usize])
     }
 
     /// From the first good copy whose depth is below the limit.
@@ -312,9 +313,9 @@ impl PackSet {
             }
         };
         let object = self.object(self.packs[place.pack as usize].pack)?;
-        tool.frame.resize(place.frame_bytes as usize, 0);
-        object.read_exact_at(&mut tool.frame, place.offset)?;
-        let body = pack::frame_body(&tool.frame, &place.row(chunk)).map_err(|e| self.damaged(chunk, place, &e.0))?;
+        let frame = codec::at_least(&mut tool.frame, place.frame_bytes as usize);
+        object.read_exact_at(frame, place.offset)?;
+        let body = pack::frame_body(frame, &place.row(chunk)).map_err(|e| self.damaged(chunk, place, &e.0))?;
         codec::decode(place.codec, body, base, &mut tool.scratch, out)
             .map_err(|e| self.damaged(chunk, place, &e.to_string()))
     }
