@@ -79,6 +79,8 @@ MUTANTS = [
            "filter(|pack| pack.state == PackState::Condemned)", "filter(|_| true)", "collection::f072"),
     Mutant("a pack is written anew for the users that it had", "src/gc/repack.rs",
            "let same = marked.is_current(catalog, &rows)?;", "let same = true;", "f072 orderings::"),
+    Mutant("an heir may lie in a pack that is not rewritten", "src/gc/mark.rs", "|(copy, used)| is_rewritten(copy.0) && self.hangs",
+           "|(copy, used)| { let _ = &is_rewritten; true } && self.hangs", "f084"),
     Mutant("a lock that is held is taken for a dead save's", LOCAL, "Ok(None) => continue,\n                Err(e) if e.kind()",
            "Ok(None) => bury(save)?,\n                Err(e) if e.kind()", "f028 f068"),
     Mutant("a save that committed may be aborted", GC,

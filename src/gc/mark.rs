@@ -2,7 +2,8 @@
 //!
 //! A chunk is *live* if a checkpoint is made of it. A chunk that is not may still be needed, as the base that a live one
 //! is stored as a difference to: then it is *dead* and held. A live chunk whose base is dead *hangs* on it: stored as a
-//! difference to something live, or without a base, it would let go.
+//! difference to something live, or without a base, it would let go. Where nothing of a chain is left, one of those that
+//! hung on its root becomes the new root, and the others rest on that: the *heir*.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -10,7 +11,7 @@ use super::GcVerdict;
 use crate::catalog::{Catalog, PackRow};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, PackId};
-use crate::store::{Manifest, Store};
+use crate::store::{HowStored, Manifest, Store};
 
 /// Checkpoints whose manifests are read for one pack, at most. A pack that more of them need is left as it is: reading
 /// them all would cost more than its dead bytes.
@@ -30,12 +31,15 @@ pub(super) struct Marked {
     used: HashMap<Copy, Used>,
     /// Every chunk that they are made of.
     live: HashSet<ChunkId>,
+    /// For each dead root, and each length of what hangs on it: who takes its place.
+    heirs: HashMap<(ChunkId, u32), NewBase>,
 }
 
 /// How a frame is used.
 #[derive(Debug)]
 struct Used {
     bytes: u32,
+    chunk_bytes: u32,
     bases: Vec<Copy>,
     /// A checkpoint that reads it.
     slot: u64,
@@ -47,7 +51,17 @@ pub(super) enum Fate {
     /// It is read as it is by the checkpoint in this slot, among others.
     Stays(u64),
     /// It hangs on something dead: it is to be stored as a difference to this chunk, or without a base.
-    Hangs(u64, Option<ChunkId>),
+    Hangs(u64, Option<NewBase>),
+}
+
+/// What a frame that hung is to rest on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NewBase {
+    pub(super) chunk: ChunkId,
+    /// A checkpoint that reads it.
+    pub(super) slot: u64,
+    /// It hangs itself, and will be stored without a base.
+    pub(super) is_heir: bool,
 }
 
 impl Store {
@@ -113,27 +127,41 @@ impl Marked {
         let used = self.used.get(&copy)?;
         match rebase {
             true if self.is_dead(copy) => None,
-            true if self.hangs(copy, used) => Some(Fate::Hangs(used.slot, self.live_base(used))),
+            true if self.hangs(copy, used) => Some(Fate::Hangs(used.slot, self.new_base(copy.1, used))),
             _ => Some(Fate::Stays(used.slot)),
         }
+    }
+
+    /// Names the heirs, among frames of packs that will be rewritten: the newest, as what is oldest goes soonest.
+    pub(super) fn name_heirs(&mut self, is_rewritten: impl Fn(PackId) -> bool) {
+        let mut heirs: HashMap<(ChunkId, u32), NewBase> = HashMap::new();
+        for (copy, used) in self.used.iter().filter(|(copy, used)| is_rewritten(copy.0) && self.hangs(**copy, used)) {
+            let Some(End::Dead(root)) = self.end_of_chain(used) else { continue };
+            let next = NewBase { chunk: copy.1, slot: used.slot, is_heir: true };
+            let heir = heirs.entry((root, used.chunk_bytes)).or_insert(next);
+            if (heir.slot, heir.chunk) < (next.slot, next.chunk) {
+                *heir = next;
+            }
+        }
+        self.heirs = heirs;
     }
 
     /// A chunk is needed where it is read from, and so are its bases. Two checkpoints that share a frame may read its
     /// base from different packs, so each is followed to the end of its chains; `seen` is what this one has followed.
     fn add(&mut self, manifest: &Manifest, slot: u64, chunk: ChunkId, seen: &mut HashSet<ChunkId>) -> Result<()> {
-        let place = |chunk: ChunkId| -> Result<(Copy, u32)> {
+        let place = |chunk: ChunkId| -> Result<(Copy, HowStored)> {
             let how = manifest.chunks.how_stored(chunk).ok_or(Error::ChunkMissing { chunk })?;
-            Ok(((how.pack, chunk), how.frame_bytes))
+            Ok(((how.pack, chunk), how))
         };
         let mut todo = vec![chunk];
         while let Some(chunk) = todo.pop() {
             if !seen.insert(chunk) {
                 continue;
             }
-            let (copy, bytes) = place(chunk)?;
+            let (copy, HowStored { frame_bytes: bytes, chunk_bytes, .. }) = place(chunk)?;
             let bases = manifest.chunks.bases_of(chunk);
             todo.extend(bases);
-            let used = self.used.entry(copy).or_insert_with(|| Used { bytes, bases: Vec::new(), slot });
+            let used = self.used.entry(copy).or_insert_with(|| Used { bytes, chunk_bytes, bases: Vec::new(), slot });
             for base in bases {
                 let base = place(*base)?.0;
                 if !used.bases.contains(&base) {
@@ -153,15 +181,32 @@ impl Marked {
         !self.is_dead(copy) && used.bases.iter().any(|base| self.is_dead(*base))
     }
 
-    /// The nearest chunk of the chain that is not dead. `None` too if checkpoints read a link from different packs: their
-    /// chains may part there.
-    fn live_base<'a>(&'a self, mut used: &'a Used) -> Option<ChunkId> {
-        while let [base] = used.bases[..] {
+    /// What a frame that hangs is to rest on: what is left of its chain, or the heir of its root.
+    fn new_base(&self, chunk: ChunkId, used: &Used) -> Option<NewBase> {
+        match self.end_of_chain(used)? {
+            End::Live(chunk) => Some(NewBase { chunk, slot: used.slot, is_heir: false }),
+            End::Dead(root) => self.heirs.get(&(root, used.chunk_bytes)).filter(|heir| heir.chunk != chunk).copied(),
+        }
+    }
+
+    /// The nearest chunk of the chain that is not dead, or its root. `None` if checkpoints read a link from different
+    /// packs: their chains may part there.
+    fn end_of_chain<'a>(&'a self, mut used: &'a Used) -> Option<End> {
+        loop {
+            let [base] = used.bases[..] else { return None };
             if !self.is_dead(base) {
-                return Some(base.1);
+                return Some(End::Live(base.1));
             }
             used = self.used.get(&base)?;
+            if used.bases.is_empty() {
+                return Some(End::Dead(base.1));
+            }
         }
-        None
     }
+}
+
+/// Where a chain of dead bases ends.
+enum End {
+    Live(ChunkId),
+    Dead(ChunkId),
 }

@@ -1,9 +1,10 @@
 //! Writing packs anew without the frames that nobody needs.
 //!
 //! Frames are copied as they are, after their bytes were decoded and hashed: damage is never copied as good. A frame
-//! that hangs on a dead base is *rebased*: encoded again as a difference to the nearest live chunk of its chain, or
-//! without a base. Its depth never grows by that, and every checkpoint that needs it has the packs of its new base: they
-//! were those of its chain. The old packs stay until the entry that brings the new ones is durable, and that entry
+//! that hangs on a dead base is *rebased*: encoded again as a difference to the nearest live chunk of its chain, or to
+//! the heir of its root, which is encoded without a base. Its depth never grows by that, and every checkpoint that needs
+//! it has the packs of its new base: they were those of its chain, or are among the new ones, which take the place of the
+//! old ones together. The old packs stay until the entry that brings the new ones is durable, and that entry
 //! condemns them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -110,12 +111,21 @@ impl Store {
             }
             marked = self.mark(&suspects, planned)?;
         }
-        let (mut packs, mut waste) = (Vec::new(), 0);
-        for pack in suspects.into_iter().filter(|pack| marked.knows(pack.pack)) {
-            // Damage is not copied as good, and what is good beside it is not given up.
-            if !self.catalog().bad_in(&pack)?.is_empty() {
-                continue;
+        suspects.retain(|pack| marked.knows(pack.pack));
+        // Damage is not copied as good, and what is good beside it is not given up.
+        let mut damaged = BTreeSet::new();
+        for pack in &suspects {
+            if !self.catalog().bad_in(pack)?.is_empty() {
+                damaged.insert(pack.pack);
             }
+        }
+        suspects.retain(|pack| !damaged.contains(&pack.pack));
+        if rebase {
+            let rewritten: BTreeSet<PackId> = suspects.iter().map(|pack| pack.pack).collect();
+            marked.name_heirs(|pack| rewritten.contains(&pack));
+        }
+        let (mut packs, mut waste) = (Vec::new(), 0);
+        for pack in suspects {
             let footer = self.footer(&pack)?;
             let fates = footer.rows.iter().map(|row| marked.fate((pack.pack, row.chunk), rebase));
             let keep: Vec<(usize, Fate)> = fates.enumerate().filter_map(|(n, fate)| Some((n, fate?))).collect();
@@ -140,7 +150,7 @@ impl Store {
         let mut writer = PackWriter::new(self, save);
         self.write_frames(batch, &mut writer)?;
         let replaces: Vec<PackId> = batch.iter().map(|candidate| candidate.pack.pack).collect();
-        let rows = batch.iter().map(|candidate| candidate.pack.row).collect();
+        let rows: BTreeSet<i64> = batch.iter().map(|candidate| candidate.pack.row).collect();
         let mut repack = Repack { packs: Vec::new(), replaces: replaces.clone() };
         let published = writer.publish(&Body::Repack(repack.clone()).encode())?;
         repack.packs = published.packs.clone();
@@ -221,21 +231,23 @@ impl Rewriter {
         let set = sets.of(*slot)?;
         self.chunk.resize(row.chunk_bytes as usize, 0);
         let old = set.read_copy(row.chunk, pack, &mut self.tool, &mut self.chunk)?.to_vec();
-        let Fate::Hangs(_, base) = fate else {
+        let Fate::Hangs(_, new_base) = fate else {
             let Row { chunk, chunk_bytes, codec, depth, ref bases, .. } = *row;
             return Ok((FrameInfo { chunk, chunk_bytes, codec, depth, bases: bases.clone() }, old));
         };
         let body = pack::frame_body(&old, row).map_err(|e| Error::damaged("a frame that was just read", e.0))?;
         let layout = codec::layout_of(row.codec, body);
-        let base = base.and_then(|base| set.how_stored(base).map(|how| (base, how)));
-        let base = match base.filter(|(_, how)| how.chunk_bytes == row.chunk_bytes) {
-            Some((chunk, how)) => {
+        let mut base = None;
+        if let Some(new) = new_base {
+            let set = sets.of(new.slot)?;
+            let how = set.how_stored(new.chunk).filter(|how| how.chunk_bytes == row.chunk_bytes);
+            if let Some(how) = how {
                 self.base.resize(how.chunk_bytes as usize, 0);
-                set.read(chunk, &mut self.tool, &mut self.base)?;
-                Some(FrameBase { chunk, bytes: &self.base, depth: how.depth, small: false })
+                set.read(new.chunk, &mut self.tool, &mut self.base)?;
+                let depth = if new.is_heir { 0 } else { how.depth };
+                base = Some(FrameBase { chunk: new.chunk, bytes: &self.base, depth, small: false });
             }
-            None => None,
-        };
+        }
         let mut frame = Vec::new();
         let Rewriter { tool, chunk, check, .. } = self;
         let info = encode_frame(row.chunk, chunk, layout, base, &mut tool.scratch, check, &mut frame)?;

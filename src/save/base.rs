@@ -8,7 +8,8 @@
 //!
 //! A base has to stay as long as what rests on it. Under a policy that lets the newest steps go after a while, chains
 //! from step to step would soon hang on what is gone, and a collection would have to encode them again. Then bases are
-//! taken from the newest checkpoint that the policy keeps for another reason than its age: the *anchor*.
+//! taken from the newest checkpoint that the policy keeps for another reason than its age, and will keep for long: the
+//! *anchor*. Of the best steps that is the very best, as the others go first.
 
 use crate::catalog::{Catalog, CheckpointRow, Status};
 use crate::error::Result;
@@ -30,9 +31,9 @@ pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow
     let mut lasting: Vec<CheckpointRow> = Vec::new();
     for keep in &run.policy.keeps {
         match keep {
-            Keep::Best { metric, n } => {
+            Keep::Best { metric, .. } => {
                 if let Some(mode) = modes.get(metric) {
-                    lasting.extend(catalog.best(&run, metric, *mode, *n)?);
+                    lasting.extend(catalog.best(&run, metric, *mode, 1)?);
                 }
             }
             Keep::Every(n) => lasting.extend(catalog.checkpoint_at(&run, parent.step - parent.step % (*n).max(1))?),

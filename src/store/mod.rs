@@ -35,7 +35,7 @@ pub(crate) use frame::{FrameBase, encode_frame};
 pub(crate) use log::Voids;
 pub(crate) use lookup::Lookup;
 pub(crate) use manifest::{Manifest, needs_from, put_bytes, stored_as};
-pub(crate) use pack_reader::{ChunkTool, PackSet, WHOLE};
+pub(crate) use pack_reader::{ChunkTool, HowStored, PackSet, WHOLE};
 pub(crate) use pack_writer::{FrameInfo, PackWriter, Published};
 pub use place::Durability;
 pub(crate) use place::is_network;

@@ -169,6 +169,76 @@ fn f084_what_hangs_is_a_difference_to_the_nearest_live_chunk_of_its_chain() {
     assert!(read(store, "run@0") == saved[0] && read(store, "run@3") == saved[3]);
 }
 
+/// Turns a bit of a checkpoint's first frame.
+fn damage(store: &Store, address: &str) {
+    let pack = store.checkpoint(&address.parse().unwrap()).unwrap().tensors().unwrap()[0].packs[0];
+    let name = pack.to_string();
+    let path = store.root().join("packs").join(&name[..2]).join(&name);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[1000] ^= 4;
+    std::fs::write(&path, bytes).unwrap();
+}
+
+const FORKS: [&str; 3] = ["fork1@1", "fork2@2", "fork3@3"];
+
+/// A step, and three that go on from it: each rests on it.
+fn forks_of_a_root(store: &Store) -> Vec<Vec<u8>> {
+    let mut drift = Drift::new(7);
+    let mut saved = Vec::new();
+    for step in 0..4 {
+        saved.push(drift.bytes());
+        let run = if step == 0 { "run".into() } else { format!("fork{step}") };
+        let parent = (step > 0).then(|| "run@0".parse().unwrap());
+        save_named(store, "w", &saved[step as usize], &SaveOptions { run, step, parent, ..Default::default() });
+        drift.step();
+    }
+    assert_eq!(FORKS.map(|fork| depth(store, fork)), [1; 3]);
+    saved
+}
+
+fn forget_and_collect(store: &Store, address: &str) -> u64 {
+    store.forget(&[store.find(&address.parse().unwrap()).unwrap().slot]).unwrap();
+    store.gc(&GcOptions::default()).unwrap().packs_rewritten
+}
+
+/// Of three that hung on one root, one is stored without a base, and the others as differences to it.
+#[test]
+fn f084_when_a_root_goes_one_takes_its_place() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = forks_of_a_root(store);
+    assert!(forget_and_collect(store, "run@0") > 0);
+    assert_eq!(FORKS.map(|fork| depth(store, fork)), [1, 1, 0], "the newest is the root");
+    for (fork, bytes) in FORKS.iter().zip(&saved[1..]) {
+        assert!(read(store, fork) == *bytes, "{fork}");
+    }
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+    // And so on, until one is left.
+    for (goes, left) in [("fork3@3", "fork2@2"), ("fork2@2", "fork1@1")] {
+        forget_and_collect(store, goes);
+        assert_eq!(depth(store, left), 0);
+    }
+    assert!(read(store, "fork1@1") == saved[1]);
+    assert_eq!(store.stats().unwrap().packs, 1);
+}
+
+/// What is damaged stays as it is, and so nobody is made to rest on it.
+#[test]
+fn f084_what_is_damaged_takes_nobodys_place() {
+    let place = Place::new();
+    let store = &place.store;
+    let saved = forks_of_a_root(store);
+    damage(store, "fork3@3");
+    assert_eq!(store.repair(false).unwrap().gone.len(), 1);
+    assert!(forget_and_collect(store, "run@0") > 0);
+    assert_eq!(depth(store, "fork2@2"), 0);
+    for (fork, bytes) in FORKS[..2].iter().zip(&saved[1..]) {
+        assert!(read(store, fork) == *bytes, "{fork}");
+    }
+    let affected = store.verify(Depth::Deep).unwrap().affected;
+    assert_eq!(affected.iter().map(|one| one.checkpoint.step).collect::<Vec<_>>(), [3]);
+}
+
 #[test]
 fn f084_saves_go_on_from_what_a_collection_left() {
     let place = Place::new();
@@ -214,6 +284,25 @@ fn bases_come_from_what_a_policy_keeps() {
     }
 }
 
+/// Of the best steps the very best stays longest: what comes later rests on it, not on one that is nearer and will go.
+#[test]
+fn bases_come_from_the_very_best() {
+    let place = Place::new();
+    let store = &place.store;
+    store.set_mode("run", "loss", Mode::Min).unwrap();
+    let keeps = vec![Keep::Last(2), Keep::Best { metric: "loss".into(), n: 2 }];
+    store.set_policy("run", &Policy { keeps, thins: vec![] }).unwrap();
+    let mut drift = Drift::new(6);
+    for (step, loss) in [(0, 9.0), (1, 1.0), (2, 5.0), (3, 2.0), (4, 6.0), (5, 7.0)] {
+        save(store, "run", step, &drift.bytes(), Encoding::Balanced);
+        let address = format!("run@{step}").parse().unwrap();
+        store.annotate(&address, [("loss".to_string(), Number(loss))].into(), None).unwrap();
+        drift.step();
+    }
+    let best = depth(store, "run@1");
+    assert_eq!([2, 3, 4, 5].map(|step| depth(store, &format!("run@{step}"))), [best + 1; 4]);
+}
+
 /// A base may be dead in one run and live in another that was forked from it.
 #[test]
 fn a_base_that_another_run_keeps_stays() {
@@ -255,12 +344,7 @@ fn f080_damage_in_a_chain_reaches_what_rests_on_it() {
     let place = Place::new();
     let store = &place.store;
     run_of(store, "run", 5, Encoding::Balanced);
-    let pack = store.checkpoint(&"run@2".parse().unwrap()).unwrap().tensors().unwrap()[0].packs[0];
-    let name = pack.to_string();
-    let path = store.root().join("packs").join(&name[..2]).join(&name);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[1000] ^= 4;
-    std::fs::write(&path, bytes).unwrap();
+    damage(store, "run@2");
     let report = store.verify(Depth::Deep).unwrap();
     assert_eq!(report.damage.len(), 1, "{:?}", report.damage);
     let affected: Vec<u64> = report.affected.iter().map(|affected| affected.checkpoint.step).collect();
