@@ -12,7 +12,7 @@ export TREERING_PYTHON
 python := target/python/bin/python
 ruff := ../target/python/bin/ruff
 
-.PHONY: help demo session test test-rust test-python test-all asan faults crash-full damage-full kills seeds fuzz mutants soak bench lint fmt
+.PHONY: help demo session test test-rust test-python test-all asan faults crash-full damage-full kills seeds fuzz mutants soak bench wheel lint fmt
 
 help:
 	@echo "make demo    train a small model, save, crash, resume, restore, collect"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-all  the same, and those that take long"
 	@echo "make asan    the tests of the codecs, with every access to memory checked"
 	@echo "make bench   all benchmarks"
+	@echo "make wheel   a Python wheel for other machines, tried in an environment of its own"
 	@echo "make lint    format, clippy, documentation, dependencies"
 	@echo "make fmt     format the code"
 	@echo "make faults  the tests of faults, and which rows of docs/DURABILITY.md they cover"
@@ -64,6 +65,18 @@ bench: target/python/ready
 	PATH="$(CURDIR)/target/python/bin:$$PATH" $(python) -m pip install --quiet --disable-pip-version-check \
 		--no-build-isolation --no-index --force-reinstall ./python
 	$(python) python/benches/save_load.py
+
+# For every Linux of this kind of processor with glibc 2.17 and Python 3.11: zig links it, and maturin refuses what needs
+# more. It is tried where nothing else is installed.
+wheel:
+	rm -rf target/wheels
+	$(PYTHON) -m venv target/wheel
+	target/wheel/bin/python -m pip install --quiet --disable-pip-version-check "maturin>=1.9,<2" ziglang
+	PATH="$(CURDIR)/target/wheel/bin:$$PATH" maturin build --manifest-path python/Cargo.toml --quiet --release --strip \
+		--zig --compatibility manylinux_2_17 --out target/wheels
+	$(PYTHON) -m venv --clear target/wheel-tried
+	target/wheel-tried/bin/python -m pip install --quiet --disable-pip-version-check --no-index target/wheels/treering-*.whl
+	cd target/wheel-tried && bin/treering demo && bin/python -c "import treering; treering.Store('store').run('run').close()"
 
 lint:
 	$(CARGO) fmt --all --check
