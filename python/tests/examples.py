@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = ("README.md", "docs/PYTHON.md")
+PAGES = ("README.md", "docs/PYTHON.md", "python/README.md")
 
 
 def whole() -> list[tuple[str, str]]:
