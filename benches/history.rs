@@ -1,4 +1,5 @@
-//! What a long history costs: many checkpoints of 300 tensors, each with one small change, written without syncs.
+//! What a long history costs: many checkpoints of 300 tensors, each with one small change, written without syncs. At last
+//! the same where another tensor changes each time, so that a checkpoint needs as many packs as it has tensors.
 //!
 //! `cargo bench --bench history` makes 5,000 of them; `-- 100000` as many as are said, which takes minutes. Questions are
 //! measured twice: in a store that is open, and as a whole process of the command line.
@@ -60,8 +61,8 @@ fn measure(count: u64) {
     // One more save, beside one in a store that is new.
     let (mut first, mut last) = (Vec::new(), Vec::new());
     for round in 0..ROUNDS as u64 {
-        first.push(seconds(|| save(&small_store, 200 + round)));
-        last.push(seconds(|| save(&store, count + round)));
+        first.push(seconds(|| save(&small_store, 200 + round, Change::Same)));
+        last.push(seconds(|| save(&store, count + round, Change::Same)));
     }
     let (first, last) = (median(&first), median(&last));
     let ratio = last / first;
@@ -80,19 +81,43 @@ fn measure(count: u64) {
     let rebuild = seconds(|| store.rebuild().expect("a rebuild"));
     assert_eq!(store.log(&Filter::default()).expect("a log").len(), before, "a rebuild changed the history");
     println!("rebuild {rebuild:.2} s (below 20 for 100,000)");
+    measure_scattered(&folder.path().join("scattered"));
+}
+
+/// Each tensor in a pack of its own.
+fn measure_scattered(root: &Path) {
+    let store = kit::create(root, Some(Arc::new(BenchDisk::without_syncs())));
+    let count = 4 * TENSORS as u64;
+    let times: Vec<f64> = (0..count).map(|number| seconds(|| save(&store, number, Change::Next))).collect();
+    let (first, last) = (median(&times[1..=ROUNDS]), median(&times[times.len() - ROUNDS..]));
+    println!("a save that needs {TENSORS} packs {:.2} ms | few {:.2} ms", last * 1e3, first * 1e3);
+    println!("rebuild of {count} such {:.2} s", seconds(|| store.rebuild().expect("a rebuild")));
 }
 
 fn make(root: &Path, count: u64) -> Store {
     let store = kit::create(root, Some(Arc::new(BenchDisk::without_syncs())));
-    (0..count).for_each(|number| save(&store, number));
+    (0..count).for_each(|number| save(&store, number, Change::Same));
     store
 }
 
+/// Which tensor changes with a save.
+#[derive(Clone, Copy)]
+enum Change {
+    /// Always the same.
+    Same,
+    /// One after the other.
+    Next,
+}
+
 /// A checkpoint whose tensors are all as they were but one.
-fn save(store: &Store, number: u64) {
+fn save(store: &Store, number: u64, change: Change) {
     let metas: Vec<_> = (0..TENSORS).map(|n| kit::meta(format!("layer.{n:03}"), BYTES)).collect();
-    let mut bytes: Vec<Vec<u8>> = (0..TENSORS).map(|n| vec![n as u8; BYTES]).collect();
-    bytes[7] = kit::noise(number, BYTES);
+    let changed = |n: usize| match change {
+        Change::Same => (n == 7).then_some(number),
+        Change::Next => number.checked_sub((number + TENSORS as u64 - n as u64) % TENSORS as u64),
+    };
+    let bytes: Vec<Vec<u8>> =
+        (0..TENSORS).map(|n| changed(n).map_or(vec![n as u8; BYTES], |at| kit::noise(at, BYTES))).collect();
     let tensors = metas.into_iter().zip(&bytes).map(|(meta, bytes)| (None, MemoryTensor { meta, bytes })).collect();
     let loss = (number.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 11) as f64;
     let options = SaveOptions {

@@ -3,9 +3,11 @@
 //! The fold never reads a clock and never fails for a sound log: an entry that makes no sense here is damage.
 
 use std::collections::BTreeSet;
+use std::ops::Deref;
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+use super::gather::Gathered;
 use super::packs::{PackRow, PackState};
 use super::seal::{self, Table};
 use super::{Catalog, broken, packs};
@@ -26,16 +28,22 @@ impl Catalog {
     /// Adds several, in one transaction.
     pub fn apply_all<'a>(&mut self, entries: impl Iterator<Item = (&'a Entry, Hash)>) -> Result<()> {
         let mut tx = self.db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut next: u64 = tx.prepare_cached("SELECT next FROM position")?.query_row([], |row| row.get(0))?;
+        let mut gathered = Gathered::default();
+        let mut head = None;
         for (entry, hash) in entries {
-            let next: u64 = tx.query_row("SELECT next FROM position", [], |row| row.get(0))?;
             match entry.slot.cmp(&next) {
                 // Another process that shares this file has been here.
                 std::cmp::Ordering::Less => continue,
                 std::cmp::Ordering::Greater => return Err(broken("it moved back")),
                 std::cmp::Ordering::Equal => {}
             }
-            apply_known(&mut tx, entry, self.lenient)?;
-            advance(&tx, entry.slot + 1, hash)?;
+            apply_known(&mut tx, &mut gathered, entry, self.lenient)?;
+            (next, head) = (entry.slot + 1, Some(hash));
+        }
+        gathered.write(&tx)?;
+        if let Some(head) = head {
+            advance(&tx, next, head)?;
         }
         tx.commit()?;
         Ok(())
@@ -74,13 +82,45 @@ impl Catalog {
     }
 }
 
-/// An entry may speak of what an entry says that could not be read: it is passed like that one.
-fn apply_known(tx: &mut Transaction<'_>, entry: &Entry, lenient: bool) -> Result<()> {
-    if !lenient && !tx.prepare_cached("SELECT 1 FROM damaged LIMIT 1")?.exists([])? {
-        return apply_body(tx, entry);
+/// A transaction in which entries are folded, with what is not in the tables yet.
+struct Fold<'a> {
+    tx: &'a Connection,
+    gathered: &'a mut Gathered,
+}
+
+impl Deref for Fold<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.tx
     }
+}
+
+impl Fold<'_> {
+    /// Seals a checkpoint's row, which was checked and then changed.
+    fn renew_seal(&mut self, slot: u64) -> Result<()> {
+        let (old, new) = seal::renew(self.tx, slot)?;
+        self.gathered.reseal(Table::Checkpoints, slot as i64, old, new);
+        Ok(())
+    }
+
+    /// The checkpoints that need any of these packs, each with all that it needs.
+    fn users_of(&mut self, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
+        self.gathered.write(self.tx)?;
+        packs::users_of(self.tx, packs)
+    }
+}
+
+/// An entry may speak of what an entry says that could not be read: it is passed like that one.
+fn apply_known(tx: &mut Transaction<'_>, gathered: &mut Gathered, entry: &Entry, lenient: bool) -> Result<()> {
+    if !lenient && !tx.prepare_cached("SELECT 1 FROM damaged LIMIT 1")?.exists([])? {
+        return apply_body(&mut Fold { tx, gathered }, entry);
+    }
+    gathered.write(tx)?;
     let save = tx.savepoint()?;
-    match apply_body(&save, entry) {
+    let mut own = Gathered::default();
+    let applied = apply_body(&mut Fold { tx: &save, gathered: &mut own }, entry);
+    match applied.and_then(|()| own.write(&save)) {
         Err(error @ Error::ObjectDamaged { .. }) => {
             drop(save);
             tx.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?)", params![entry.slot, error.to_string()])?;
@@ -96,7 +136,7 @@ fn advance(tx: &Transaction<'_>, next: u64, head: Hash) -> Result<()> {
     Ok(())
 }
 
-fn apply_body(tx: &Connection, entry: &Entry) -> Result<()> {
+fn apply_body(tx: &mut Fold<'_>, entry: &Entry) -> Result<()> {
     match &entry.body {
         Body::Commit(body) => commit(tx, entry, body),
         Body::Amend(body) => amend(tx, entry, body),
@@ -152,7 +192,7 @@ fn apply_body(tx: &Connection, entry: &Entry) -> Result<()> {
     }
 }
 
-fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
+fn commit(tx: &mut Fold<'_>, entry: &Entry, body: &Commit) -> Result<()> {
     let run = put_run(tx, &body.run, entry)?;
     if let Some(config) = &body.config {
         tx.execute("UPDATE runs SET config = ? WHERE id = ?", params![json(config), run])?;
@@ -164,13 +204,13 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
     for &slot in &body.supersedes {
         if live_set(tx, slot)?.is_some() {
             tx.prepare_cached("UPDATE checkpoints SET status = 1 WHERE slot = ? AND status = 0")?.execute([slot])?;
-            seal::renew(tx, slot)?;
+            tx.renew_seal(slot)?;
         }
     }
     if let Some(slot) = body.replaces {
         forget(tx, entry, slot, "replaced")?;
     }
-    add_user(tx, entry.slot, &needed)?;
+    tx.gathered.add_user(entry.slot, &needed);
     let packs = packs::encode_set(&needed);
     let sealed = seal::Sealed {
         slot: entry.slot,
@@ -208,12 +248,12 @@ fn commit(tx: &Connection, entry: &Entry, body: &Commit) -> Result<()> {
         body.note,
         seal,
     ])?;
-    seal::change(tx, Table::Checkpoints, entry.slot as i64, seal::Seal::default(), seal)?;
+    tx.gathered.reseal(Table::Checkpoints, entry.slot as i64, seal::Seal::default(), seal);
     put_metrics(tx, run, entry.slot, &body.metrics)?;
     put_tags(tx, run, entry.slot, &body.tags)
 }
 
-fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
+fn amend(tx: &mut Fold<'_>, entry: &Entry, body: &Amend) -> Result<()> {
     let (before, status, dropped) = tx
         .query_row("SELECT packs, status, dropped FROM checkpoints WHERE slot = ?", [body.slot], |row| {
             Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u8>(1)?, row.get::<_, String>(2)?))
@@ -223,8 +263,8 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
     seal::check(tx, body.slot)?;
     let needed = put_needed(tx, entry, &body.packs, &body.needs)?;
     if status < 2 {
-        add_user(tx, body.slot, &needed)?;
-        remove_user(tx, body.slot, &packs::decode_set(&before)?)?;
+        tx.gathered.add_user(body.slot, &needed);
+        tx.gathered.remove_user(body.slot, &packs::decode_set(&before)?);
     }
     let mut all: BTreeSet<String> = serde_json::from_str(&dropped).map_err(|e| broken(&e.to_string()))?;
     all.extend(body.dropped.iter().cloned());
@@ -242,27 +282,27 @@ fn amend(tx: &Connection, entry: &Entry, body: &Amend) -> Result<()> {
             body.slot
         ],
     )?;
-    seal::renew(tx, body.slot)
+    tx.renew_seal(body.slot)
 }
 
 /// Whoever needed one of the old packs needs all of the new ones instead.
-fn repack(tx: &Connection, entry: &Entry, body: &Repack) -> Result<()> {
+fn repack(tx: &mut Fold<'_>, entry: &Entry, body: &Repack) -> Result<()> {
     let new = put_packs(tx, entry.save, &body.packs)?;
     let old = body.replaces.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
-    for (slot, before) in packs::users_of(tx, &old)? {
+    for (slot, before) in tx.users_of(&old)? {
         let after: BTreeSet<PackRef> = before.difference(&old).copied().chain(new.iter().copied()).collect();
         set_needed(tx, slot, &before, &after)?;
     }
     body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
 }
 
-fn set_needed(tx: &Connection, slot: u64, before: &BTreeSet<PackRef>, after: &BTreeSet<PackRef>) -> Result<()> {
+fn set_needed(tx: &mut Fold<'_>, slot: u64, before: &BTreeSet<PackRef>, after: &BTreeSet<PackRef>) -> Result<()> {
     seal::check(tx, slot)?;
-    add_user(tx, slot, after)?;
-    remove_user(tx, slot, before)?;
+    tx.gathered.add_user(slot, after);
+    tx.gathered.remove_user(slot, before);
     tx.prepare_cached("UPDATE checkpoints SET packs = ? WHERE slot = ?")?
         .execute(params![packs::encode_set(after), slot])?;
-    seal::renew(tx, slot)
+    tx.renew_seal(slot)
 }
 
 /// From here on it is as if these slots had never said what they say. The caller has folded them so.
@@ -289,43 +329,43 @@ fn bad(tx: &Connection, entry: &Entry, body: &Bad) -> Result<()> {
 }
 
 /// Whoever needs a damaged pack needs those with the good copies, too.
-fn heal(tx: &Connection, entry: &Entry, body: &Heal) -> Result<()> {
+fn heal(tx: &mut Fold<'_>, entry: &Entry, body: &Heal) -> Result<()> {
     let mut good: BTreeSet<PackRef> = put_packs(tx, entry.save, &body.packs)?.into_iter().collect();
     for &pack in &body.with {
         good.insert(pack_ref(tx, entry, pack)?);
     }
     let damaged = body.heals.iter().map(|&pack| pack_ref(tx, entry, pack)).collect::<Result<BTreeSet<_>>>()?;
-    for (slot, before) in packs::users_of(tx, &damaged)? {
+    for (slot, before) in tx.users_of(&damaged)? {
         let after: BTreeSet<PackRef> = before.union(&good).copied().collect();
         set_needed(tx, slot, &before, &after)?;
     }
     Ok(())
 }
 
-fn forget(tx: &Connection, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
+fn forget(tx: &mut Fold<'_>, entry: &Entry, slot: u64, reason: &str) -> Result<()> {
     let Some(set) = live_set(tx, slot)? else {
         run_of(tx, entry, slot)?;
         return Ok(());
     };
-    remove_user(tx, slot, &set)?;
+    tx.gathered.remove_user(slot, &set);
     tx.prepare_cached("UPDATE checkpoints SET status = 2, reason = ? WHERE slot = ?")?
         .execute(params![reason, slot])?;
-    seal::renew(tx, slot)?;
+    tx.renew_seal(slot)?;
     Ok(())
 }
 
-fn undo(tx: &Connection, entry: &Entry, slot: u64) -> Result<()> {
+fn undo(tx: &mut Fold<'_>, entry: &Entry, slot: u64) -> Result<()> {
     run_of(tx, entry, slot)?;
     seal::check(tx, slot)?;
     if live_set(tx, slot)?.is_none() {
         let set: Vec<u8> = tx.query_row("SELECT packs FROM checkpoints WHERE slot = ?", [slot], |row| row.get(0))?;
-        add_user(tx, slot, &packs::decode_set(&set)?)?;
+        tx.gathered.add_user(slot, &packs::decode_set(&set)?);
     }
     tx.execute("UPDATE checkpoints SET status = 0, reason = NULL WHERE slot = ?", [slot])?;
-    seal::renew(tx, slot)
+    tx.renew_seal(slot)
 }
 
-fn condemn(tx: &Connection, pack: PackId) -> Result<()> {
+fn condemn(tx: &mut Fold<'_>, pack: PackId) -> Result<()> {
     match find_pack(tx, pack)? {
         Some(row) if row.state == PackState::Live => set_state(tx, &row, PackState::Condemned),
         Some(_) => Ok(()),
@@ -337,7 +377,7 @@ fn condemn(tx: &Connection, pack: PackId) -> Result<()> {
     }
 }
 
-fn sweep(tx: &Connection, pack: PackId) -> Result<()> {
+fn sweep(tx: &mut Fold<'_>, pack: PackId) -> Result<()> {
     let Some(row) = find_pack(tx, pack)? else { return Ok(()) };
     tx.prepare_cached("DELETE FROM footers WHERE pack = ?")?.execute([row.row])?;
     tx.prepare_cached("DELETE FROM bad WHERE pack = ?")?.execute([row.row])?;
@@ -349,20 +389,21 @@ fn find_pack(tx: &Connection, pack: PackId) -> Result<Option<PackRow>> {
     Ok(tx.prepare_cached(&sql)?.query_row(params![pack.save.0, pack.index], packs::pack_row).optional()?)
 }
 
-fn set_state(tx: &Connection, row: &PackRow, state: PackState) -> Result<()> {
+fn set_state(tx: &mut Fold<'_>, row: &PackRow, state: PackState) -> Result<()> {
     let now = PackRow { state, ..row.clone() };
     let sql = "UPDATE packs SET state = ?, seal = ? WHERE id = ?";
     tx.prepare_cached(sql)?.execute(params![state as u8, seal::of_pack(&now), row.row])?;
-    seal::change(tx, Table::Packs, row.row, seal::of_pack(row), seal::of_pack(&now))
+    tx.gathered.reseal(Table::Packs, row.row, seal::of_pack(row), seal::of_pack(&now));
+    Ok(())
 }
 
-fn put_pack(tx: &Connection, pack: PackId, new: &NewPack, state: PackState) -> Result<PackRef> {
+fn put_pack(tx: &mut Fold<'_>, pack: PackId, new: &NewPack, state: PackState) -> Result<PackRef> {
     let sql = "INSERT INTO packs (save, number, bytes, footer, refs, state) VALUES (?, ?, ?, ?, 0, ?)";
     let row = params![pack.save.0, pack.index, new.bytes, new.footer.0, state as u8];
     let row = PackRow { row: tx.prepare_cached(sql)?.insert(row)?, state, ..PackRow::of_new(pack, new) };
     let seal = seal::of_pack(&row);
     tx.prepare_cached("UPDATE packs SET seal = ? WHERE id = ?")?.execute(params![seal, row.row])?;
-    seal::change(tx, Table::Packs, row.row, seal::Seal::default(), seal)?;
+    tx.gathered.reseal(Table::Packs, row.row, seal::Seal::default(), seal);
     Ok(row.row)
 }
 
@@ -391,13 +432,13 @@ fn put_tags(tx: &Connection, run: i64, slot: u64, tags: &[String]) -> Result<()>
     Ok(())
 }
 
-fn put_packs(tx: &Connection, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
+fn put_packs(tx: &mut Fold<'_>, save: SaveId, new: &[NewPack]) -> Result<Vec<PackRef>> {
     let put = |pack: &NewPack| put_pack(tx, PackId { save, index: pack.index }, pack, PackState::Live);
     new.iter().map(put).collect()
 }
 
 /// The complete set of packs, own ones included, that an entry says a checkpoint needs.
-fn put_needed(tx: &Connection, entry: &Entry, new: &[NewPack], needs: &Needs) -> Result<BTreeSet<PackRef>> {
+fn put_needed(tx: &mut Fold<'_>, entry: &Entry, new: &[NewPack], needs: &Needs) -> Result<BTreeSet<PackRef>> {
     let mut set = match needs.base {
         Some(slot) => live_set(tx, slot)?.ok_or_else(|| unknown(entry, slot))?,
         None => BTreeSet::new(),
@@ -433,32 +474,6 @@ fn live_set(tx: &Connection, slot: u64) -> Result<Option<BTreeSet<PackRef>>> {
         seal::check(tx, slot)?;
     }
     set.map(|set| packs::decode_set(&set)).transpose()
-}
-
-/// The checkpoint in this slot needs these packs from now on.
-fn add_user(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>) -> Result<()> {
-    change_users(tx, slot, set, 1)
-}
-
-/// It needs them no more, or less of them.
-fn remove_user(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>) -> Result<()> {
-    change_users(tx, slot, set, -1)
-}
-
-fn change_users(tx: &Connection, slot: u64, set: &BTreeSet<PackRef>, by: i64) -> Result<()> {
-    let sql = "UPDATE packs SET refs = ?, users = ?, suspect = suspect OR ?, seal = ? WHERE id = ?";
-    let mut statement = tx.prepare_cached(sql)?;
-    let token = seal::token(slot);
-    for &pack in set {
-        let mut row = packs::by_row(tx, pack)?;
-        let old = seal::of_pack(&row);
-        row.refs = row.refs.checked_add_signed(by).ok_or_else(|| broken("the users of a pack"))?;
-        seal::xor(&mut row.users, token);
-        let new = seal::of_pack(&row);
-        statement.execute(params![row.refs, row.users, by < 0, new, pack])?;
-        seal::change(tx, Table::Packs, pack, old, new)?;
-    }
-    Ok(())
 }
 
 fn run_of(tx: &Connection, entry: &Entry, slot: u64) -> Result<i64> {

@@ -8,6 +8,7 @@
 //! with the questions that `history` and `packs` answer.
 
 mod fold;
+mod gather;
 mod history;
 mod lookup;
 mod migrate;
@@ -24,6 +25,7 @@ use crate::id::{Hash, StoreId};
 
 pub use history::{CheckpointRow, Filter, Lease, Order, RunRow, Status};
 pub(crate) use lookup::Runs;
+pub(crate) use packs::Kept;
 pub use packs::{PackRow, PackState};
 
 /// The fold of a prefix of one store's log.
@@ -124,8 +126,8 @@ impl Catalog {
 
     /// How far the log was folded.
     pub fn position(&self) -> Result<Position> {
-        let (next, head) =
-            self.db.query_row("SELECT next, head FROM position", [], |row| Ok((row.get::<_, u64>(0)?, row.get(1)?)))?;
+        let mut statement = self.db.prepare_cached("SELECT next, head FROM position")?;
+        let (next, head) = statement.query_row([], |row| Ok((row.get::<_, u64>(0)?, row.get(1)?)))?;
         Ok(Position { next, head: Hash(head) })
     }
 
@@ -134,9 +136,11 @@ impl Catalog {
         self.rows("SELECT slot, why FROM damaged ORDER BY slot", [], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
-    /// One view for several questions, whatever others fold meanwhile, until it is dropped.
-    pub(crate) fn view(&self) -> Result<rusqlite::Transaction<'_>> {
-        Ok(self.db.unchecked_transaction()?)
+    /// One view for several questions, whatever others fold meanwhile, until it is dropped. Without it, each question takes
+    /// the lock of the file once more. Within another view it is that one.
+    pub(crate) fn view(&self) -> Result<View<'_>> {
+        let begun = self.db.is_autocommit();
+        Ok(View(begun.then(|| self.db.unchecked_transaction()).transpose()?))
     }
 
     fn rows<T>(
@@ -150,6 +154,12 @@ impl Catalog {
         Ok(rows)
     }
 }
+
+/// Until it is dropped, a catalog's answers are of one time.
+#[must_use]
+pub(crate) struct View<'a>(
+    #[expect(dead_code, reason = "it ends when it is dropped")] Option<rusqlite::Transaction<'a>>,
+);
 
 /// A catalog that has to be thrown away, as SQLite says it.
 fn broken(why: &str) -> Error {

@@ -58,6 +58,15 @@ pub enum PackState {
     Swept,
 }
 
+/// What is kept of a pack beside its row.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Copies that are known to be damaged; an empty id stands for all of them.
+    pub(crate) bad: HashSet<ChunkId>,
+    /// Its footer, if it was read or written here. Its hash is for the reader to check.
+    pub(crate) footer: Option<Vec<u8>>,
+}
+
 pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, users, state, seal";
 
 pub(super) fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
@@ -92,6 +101,7 @@ impl Catalog {
 
     /// The packs that a checkpoint needs.
     pub fn packs_of(&self, slot: u64) -> Result<Vec<PackRow>> {
+        let _view = self.view()?;
         seal::check(&self.db, slot)?;
         let set: Option<Vec<u8>> = self
             .db
@@ -138,8 +148,8 @@ impl Catalog {
 
     /// The slots of checkpoints, not forgotten, that need any of these packs, each with the packs that it needs.
     pub fn users_of(&self, packs: &BTreeSet<PackRef>) -> Result<Vec<(u64, BTreeSet<PackRef>)>> {
-        let view = self.view()?;
-        users_of(&view, packs)
+        let _view = self.view()?;
+        users_of(&self.db, packs)
     }
 
     /// Copies in this pack that are known to be damaged; an empty id stands for all of them.
@@ -176,7 +186,6 @@ impl Catalog {
 
     /// Those of these packs that the log has not named, and those of which it says that they are gone.
     pub fn unknown_and_swept(&self, packs: &[PackId]) -> Result<(Vec<PackId>, Vec<PackId>)> {
-        // Without it, each question would take the lock of the file once more.
         let _view = self.view()?;
         let (mut unknown, mut swept) = (Vec::new(), Vec::new());
         for &pack in packs {
@@ -198,6 +207,14 @@ impl Catalog {
     pub fn set_inspected(&self, now: Time) -> Result<()> {
         self.db.execute("UPDATE position SET inspected = ?", [now.0])?;
         Ok(())
+    }
+
+    /// What the catalog keeps of each of these packs.
+    pub(crate) fn kept(&self, packs: &[PackRow]) -> Result<Vec<Kept>> {
+        let _view = self.view()?;
+        let any_bad = self.db.prepare_cached("SELECT 1 FROM bad LIMIT 1")?.exists([])?;
+        let bad = |pack| if any_bad { self.bad_in(pack) } else { Ok(HashSet::new()) };
+        packs.iter().map(|pack| Ok(Kept { bad: bad(pack)?, footer: self.footer(pack)? })).collect()
     }
 
     /// A pack's footer, if it was kept here. Its hash is for the reader to check.

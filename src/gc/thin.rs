@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Deadline, GcVerdict};
 use crate::catalog::CheckpointRow;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::entry::{Amend, Body};
 use crate::id::{ChunkId, SaveId};
 use crate::store::{Manifest, PackWriter, Store, encode_frame, needs_from, put_bytes};
@@ -57,14 +57,10 @@ impl Store {
         let written = self.append(save, 0, |catalog| {
             // Only the checkpoint that was looked at: anything else is planned again next time.
             let Some(now) = catalog.checkpoint(row.slot)?.filter(|now| now.manifest == old) else { return Ok(None) };
-            if needs
-                .iter()
-                .map(|&pack| catalog.pack(pack))
-                .any(|pack| !matches!(pack, Ok(Some(pack)) if super::is_live(&pack)))
-            {
-                return Ok(None);
-            }
-            amend.needs = needs_from(catalog, Some(&now), &needs)?;
+            amend.needs = match needs_from(catalog, Some(&now), &needs) {
+                Err(Error::Stale { .. }) => return Ok(None),
+                needs => needs?,
+            };
             Ok(Some(Body::Amend(amend.clone())))
         })?;
         if written.is_some() {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::{OnConflict, Prepared, SaveOptions, SaveOutcome, SaveReport};
-use crate::catalog::{Catalog, CheckpointRow, PackState};
+use crate::catalog::{Catalog, CheckpointRow, Position};
 use crate::error::{Error, Result};
 use crate::format::entry::{Annotate, Body, Commit, Needs};
 use crate::id::PackId;
@@ -100,7 +100,7 @@ impl Store {
             supersedes: Vec::new(),
             replaces: None,
         };
-        fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
+        let (seen, mut found) = fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
         let mut published = publish(packs, &commit)?;
         published.add(others);
         commit.packs.clone_from(&published.packs);
@@ -112,13 +112,15 @@ impl Store {
             if catalog.is_aborted(save)? {
                 return Err(Error::Stale { what: format!("save {save}") });
             }
-            let before = lineage(catalog, &parent, options)?;
-            // Somebody else has just saved the very same.
-            identical = before.existing.filter(|row| row.manifest == manifest);
-            if identical.is_some() {
-                return Ok(None);
+            if catalog.position()? != seen {
+                let before = lineage(catalog, &parent, options)?;
+                // Somebody else has just saved the very same.
+                identical = before.existing.filter(|row| row.manifest == manifest);
+                if identical.is_some() {
+                    return Ok(None);
+                }
+                (_, found) = fill_in(&mut commit, catalog, &parent, &needs, options)?;
             }
-            let found = fill_in(&mut commit, catalog, &parent, &needs, options)?;
             self.check_conflict(catalog, &found, options)?;
             superseded = found.superseded.iter().map(|&(step, _)| step).collect();
             Ok(Some(Body::Commit(commit.clone())))
@@ -222,24 +224,20 @@ fn publish(packs: crate::store::PackWriter, commit: &Commit) -> Result<Published
     packs.publish(&Body::Commit(commit.clone()).encode())
 }
 
-/// Sets what depends on the head of the log: lineage, needs, and whether all of it may still be used.
+/// Sets what depends on the head of the log, which it says: lineage, needs, and whether all of it may still be used.
 fn fill_in(
     commit: &mut Commit,
     catalog: &Catalog,
     parent: &Option<CheckpointRow>,
     needs: &BTreeSet<PackId>,
     options: &SaveOptions,
-) -> Result<Lineage> {
+) -> Result<(Position, Lineage)> {
+    let _view = catalog.view()?;
     let parent = match parent {
         Some(parent) => Some(catalog.checkpoint(parent.slot)?.ok_or_else(|| Error::Stale { what: parent.address() })?),
         None => None,
     };
     let lineage = lineage(catalog, &parent, options)?;
-    for &pack in needs {
-        if catalog.pack(pack)?.is_none_or(|row| row.state != PackState::Live) {
-            return Err(Error::Stale { what: format!("pack {pack}") });
-        }
-    }
     commit.parent = lineage.parent.as_ref().map(|row| row.slot);
     commit.supersedes = lineage.superseded.iter().map(|&(_, slot)| slot).collect();
     commit.replaces = lineage.existing.as_ref().map(|row| row.slot);
@@ -249,5 +247,5 @@ fn fill_in(
         commit.config = options.config.clone().filter(|config| run.config.as_ref() != Some(config));
         commit.provenance = options.provenance.clone().filter(|from| run.provenance.as_ref() != Some(from));
     }
-    Ok(lineage)
+    Ok((catalog.position()?, lineage))
 }

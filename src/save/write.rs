@@ -171,7 +171,7 @@ impl<'a> Writer<'a> {
         let Some(set) = set.filter(|set| set.contains(chunk)) else { return Ok(()) };
         match set.bases_of(chunk) {
             [] => self.needs.extend(set.pack_of(chunk)),
-            _ => self.needs.append(&mut set.packs_for([chunk])?),
+            _ => self.needs.extend(set.packs_for([chunk])?),
         }
         Ok(())
     }

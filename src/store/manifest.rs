@@ -2,10 +2,10 @@
 //!
 //! It knows no journey: a save compares with it, a restore reads it, a collection thins it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ChunkTool, PackSet, Store};
-use crate::catalog::{Catalog, CheckpointRow, Status};
+use crate::catalog::{Catalog, CheckpointRow, PackState, Status};
 use crate::chunk;
 use crate::error::{Error, Result};
 use crate::format::entry::Needs;
@@ -137,14 +137,26 @@ impl Manifest {
     }
 }
 
-/// The needed packs as a difference to the parent's, or as they are if that is shorter.
+/// The needed packs as a difference to the base's, or as they are if that is shorter. Each of them must be live.
 pub(crate) fn needs_from(catalog: &Catalog, base: Option<&CheckpointRow>, needs: &BTreeSet<PackId>) -> Result<Needs> {
-    let whole = Needs { base: None, plus: needs.iter().copied().collect(), minus: Vec::new() };
-    let Some(base) = base.filter(|row| row.status != Status::Forgotten) else { return Ok(whole) };
-    let theirs: BTreeSet<PackId> = catalog.packs_of(base.slot)?.into_iter().map(|pack| pack.pack).collect();
-    let plus: Vec<PackId> = needs.difference(&theirs).copied().collect();
-    let minus: Vec<PackId> = theirs.difference(needs).copied().collect();
-    if plus.len() + minus.len() >= needs.len() { Ok(whole) } else { Ok(Needs { base: Some(base.slot), plus, minus }) }
+    let base = base.filter(|row| row.status != Status::Forgotten).map(|row| row.slot);
+    let theirs = base.map(|slot| catalog.packs_of(slot)).transpose()?.unwrap_or_default();
+    let theirs: BTreeMap<PackId, PackState> = theirs.into_iter().map(|pack| (pack.pack, pack.state)).collect();
+    for &pack in needs {
+        let state = match theirs.get(&pack) {
+            Some(state) => Some(*state),
+            None => catalog.pack(pack)?.map(|row| row.state),
+        };
+        if state != Some(PackState::Live) {
+            return Err(Error::Stale { what: format!("pack {pack}") });
+        }
+    }
+    let plus: Vec<PackId> = needs.iter().filter(|pack| !theirs.contains_key(pack)).copied().collect();
+    let minus: Vec<PackId> = theirs.into_keys().filter(|pack| !needs.contains(pack)).collect();
+    if base.is_none() || plus.len() + minus.len() >= needs.len() {
+        return Ok(Needs { base: None, plus: needs.iter().copied().collect(), minus: Vec::new() });
+    }
+    Ok(Needs { base, plus, minus })
 }
 
 /// Stores a byte string of a manifest: `put` gets its chunks, and its recipe if there are several.

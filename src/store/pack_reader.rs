@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Store;
 use crate::backend::Object;
-use crate::catalog::{PackRow, PackState};
+use crate::catalog::{Kept, PackRow, PackState};
 use crate::chunk;
 use crate::codec::{self, Base, CodecId, Scratch};
 use crate::error::{Error, Result};
@@ -21,6 +21,8 @@ use crate::id::{ChunkId, PackId};
 
 /// What stands for all copies in a pack that are known to be damaged.
 pub(crate) const WHOLE: ChunkId = ChunkId([0; 32]);
+/// Packs whose footers are asked for at a time.
+const PACKS_AT_ONCE: usize = 64;
 /// Packs kept open at a time.
 const OPEN_MAX: usize = 16;
 
@@ -89,12 +91,14 @@ impl Store {
     pub(crate) fn pack_set_with(&self, packs: Vec<PackRow>, new: &[(NewPack, Footer)]) -> Result<PackSet> {
         let mut set =
             PackSet { store: self.clone(), packs: Vec::new(), copies: HashMap::new(), open: Mutex::default() };
-        for pack in packs {
-            let bad = self.catalog().bad_in(&pack)?;
-            // A pack of which nothing can be read is passed: another may hold what it held.
-            if !bad.contains(&WHOLE) {
-                let footer = self.footer(&pack)?;
-                set.add(pack, &footer, &bad);
+        for packs in packs.chunks(PACKS_AT_ONCE) {
+            let kept = self.catalog().kept(packs)?;
+            for (pack, Kept { bad, footer }) in packs.iter().zip(kept) {
+                // A pack of which nothing can be read is passed: another may hold what it held.
+                if !bad.contains(&WHOLE) {
+                    let footer = self.footer_from(pack, footer)?;
+                    set.add(pack.clone(), &footer, &bad);
+                }
             }
         }
         for (pack, footer) in new {
@@ -107,6 +111,11 @@ impl Store {
     /// The footer of a pack, from the catalog if it is there.
     pub(crate) fn footer(&self, pack: &PackRow) -> Result<Footer> {
         let kept = self.catalog().footer(pack)?;
+        self.footer_from(pack, kept)
+    }
+
+    /// The footer that was kept, or that of the pack if it is none.
+    fn footer_from(&self, pack: &PackRow, kept: Option<Vec<u8>>) -> Result<Footer> {
         if let Some(bytes) = kept.filter(|bytes| crate::id::Hash::of(bytes) == pack.footer) {
             return Footer::decode(&bytes, pack.pack, self.id(), pack.bytes);
         }

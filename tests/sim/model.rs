@@ -94,6 +94,7 @@ impl World {
         let jump = [0, 1, 3600, -86_400, YEARS, -YEARS][self.fate.below(6) as usize];
         self.fate.pass(jump, &self.disk);
         let what = format!("seed {}, step {number}: {act:?}, {turn:?}, meanwhile {other:?}", self.seed);
+        let unborn = sim::slots(&self.disk).is_empty();
         let mut done: Vec<(Act, treering::Result<()>)> = Vec::new();
         match turn {
             Turn::Nothing => done.push((act.clone(), self.some_process().and_then(|store| perform(&store, &act)))),
@@ -126,7 +127,7 @@ impl World {
             // Nobody lives on.
             (self.reader, self.living) = (None, None);
         }
-        self.judge(&what, &done);
+        self.judge(&what, &done, unborn);
         self.read_long_after(&what);
         self.said.push_str(&format!("{what}\n{:?}\n{}\n", self.facts, self.disk.fingerprint()));
     }
@@ -173,8 +174,8 @@ impl World {
         perform(&sim::open(disk, &self.fate)?, act)
     }
 
-    /// What can be seen now must follow from what was done, and acknowledged.
-    fn judge(&mut self, what: &str, done: &[(Act, treering::Result<()>)]) {
+    /// What can be seen now must follow from what was done, and acknowledged. `unborn`: the log was empty before.
+    fn judge(&mut self, what: &str, done: &[(Act, treering::Result<()>)], unborn: bool) {
         let store = self.some_process().unwrap_or_else(|e| panic!("{what}: it does not open: {e}"));
         let seen = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {e}"));
         let mut allowed: BTreeMap<String, BTreeSet<Option<String>>> =
@@ -209,8 +210,9 @@ impl World {
                 let fine = matches!(error, Error::Stale { .. } | Error::Unknown { .. } | Error::CheckpointUnknown { .. })
                         || matches!(error, Error::RunUnknown { .. } | Error::Invalid { .. } | Error::StepExists { .. })
                         || matches!(error, Error::Forgotten { .. })
-                        // Nothing was ever committed, and a power loss left packs: it looks like a log that was lost.
-                        || matches!(error, Error::Unexplained { .. }) && sim::slots(&self.disk).is_empty()
+                        // Nothing was committed yet, and there are packs, of a save that died or still sleeps: it looks
+                        // like a log that was lost.
+                        || matches!(error, Error::Unexplained { .. }) && unborn
                         || self.disk_died(error);
                 assert!(fine, "{what}: {act:?} said {error:?}");
             }
