@@ -17,6 +17,7 @@ use std::path::Path;
 
 use crate::env::Time;
 
+pub(crate) use real::Ahead;
 pub use real::RealDisk;
 pub use simulated::SimulatedDisk;
 

@@ -120,7 +120,25 @@ impl Disk for RealDisk {
 /// The device is told to begin after so many bytes, and a sync then waits for few.
 const AHEAD_BYTES: u64 = 16 << 20;
 
-/// Has the device begin with what was written to a file, and waits for nothing. Whether it does is for `sync` to say.
+/// Has the device begin with a file while it is still being written.
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    /// Bytes of which the device has not heard yet.
+    waiting: u64,
+}
+
+impl Ahead {
+    /// So many bytes were written to the file.
+    pub(crate) fn wrote(&mut self, file: &File, bytes: u64) {
+        self.waiting += bytes;
+        if self.waiting >= AHEAD_BYTES {
+            self.waiting = 0;
+            start_writing(file);
+        }
+    }
+}
+
+/// Has the device begin with what was written to a file, and waits for nothing. Whether it does is for a sync to say.
 #[cfg(target_os = "linux")]
 fn start_writing(file: &File) {
     use std::os::fd::AsRawFd;
@@ -138,29 +156,24 @@ fn start_writing(_: &File) {}
 #[derive(Debug)]
 struct RealFile {
     file: File,
-    /// Bytes that were appended, and of which the device has not heard yet.
-    waiting: u64,
+    ahead: Ahead,
 }
 
 impl RealFile {
     fn of(file: File) -> RealFile {
-        RealFile { file, waiting: 0 }
+        RealFile { file, ahead: Ahead::default() }
     }
 }
 
 impl DiskFile for RealFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
-        self.waiting += bytes.len() as u64;
-        if self.waiting >= AHEAD_BYTES {
-            self.waiting = 0;
-            start_writing(&self.file);
-        }
+        self.ahead.wrote(&self.file, bytes.len() as u64);
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.waiting = 0;
+        self.ahead = Ahead::default();
         self.file.sync_data()
     }
 

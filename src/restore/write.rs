@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::Checkpoint;
 use super::plan::{Plan, Source};
+use crate::disk::Ahead;
 use crate::error::{Context, Error, Result};
 use crate::format::names;
 use crate::id::{ChunkId, SaveId};
@@ -36,6 +37,7 @@ fn write_files(checkpoint: &Checkpoint, plan: &Plan, root: &Path) -> Result<()> 
         outputs.push((path, open));
     }
     let mut jobs = Jobs { chunks, plan, tool: ChunkTool::default(), file: 0, piece: 0, recipe: Vec::new(), offset: 0 };
+    let mut ahead: Vec<Ahead> = outputs.iter().map(|_| Ahead::default()).collect();
     let tool = || (ChunkTool::default(), Vec::new());
     parallel::ordered(
         store.threads(),
@@ -55,9 +57,12 @@ fn write_files(checkpoint: &Checkpoint, plan: &Plan, root: &Path) -> Result<()> 
             };
             file.write_all_at(bytes, job.offset).context("write", path)?;
             store.monitor().advance(bytes.len() as u64);
+            Ok((job.file, bytes.len() as u64))
+        },
+        |(file, bytes)| {
+            ahead[file].wrote(&outputs[file].1, bytes);
             Ok(())
         },
-        |()| Ok(()),
     )?;
     for ((path, file), out) in outputs.iter().zip(&plan.files) {
         for piece in &out.pieces {
