@@ -195,6 +195,29 @@ fn f045_somebody_who_cannot_be_seen_is_not_nobody() {
     }
 }
 
+/// A save that died when it had committed is told from one that never did by the rows of its packs.
+#[test]
+fn f045_who_has_no_rows_may_have_committed() {
+    for inspected in [false, true] {
+        let place = Place::new();
+        let file = place.file("1.safetensors", &[floats("a", 3000, 1)]);
+        place.save("r", 1, &file);
+        if inspected {
+            place.gc();
+        }
+        let staging = place.store.root().join("tmp").join(place.store.find(&at("r@1")).unwrap().save.to_hex());
+        std::fs::create_dir(&staging).unwrap();
+        std::fs::write(staging.join("lock"), "").unwrap();
+        let catalog = rusqlite::Connection::open(place.store.root().join("catalog.sqlite")).unwrap();
+        catalog.execute_batch("DELETE FROM packs").unwrap();
+        drop(catalog);
+        assert_eq!(place.reopened().gc(&GcOptions::default()).unwrap().dead_saves, 0);
+        assert!(!staging.exists());
+        place.store.rebuild().unwrap();
+        place.assert_restores("r@1", &file);
+    }
+}
+
 #[test]
 fn f046_an_older_catalog_catches_up() {
     let place = eventful();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use treering::Store;
 use treering::catalog::Filter;
@@ -188,6 +189,35 @@ fn a_root_of_many_chunks_can_be_thinned() {
     place.store.checkpoint(&at("r@1")).unwrap().read_tensor("model.w", &mut found).unwrap();
     assert!(found == tensors[0].bytes);
     assert!(place.store.verify(treering::verify::Depth::Deep).unwrap().is_sound());
+}
+
+/// A checkpoint of two, of which the forgotten one alone needed a thirtieth of their pack.
+fn little_that_is_dead() -> Place {
+    let place = Place::new();
+    for step in 1..=2 {
+        let tensors = [floats("model.base", 300_000, 9), floats("model.head", 10_000, step)];
+        place.save("r", step, &place.file("model.safetensors", &tensors));
+    }
+    place.forget("r@1");
+    place
+}
+
+#[test]
+fn little_that_is_dead_is_left_where_it_is() {
+    let place = little_that_is_dead();
+    assert_eq!(place.gc().packs_rewritten, 0);
+    let all = GcOptions { repack_above: Some(0.0), ..GcOptions::default() };
+    assert_eq!(place.store.gc(&all).unwrap().packs_rewritten, 1);
+    place.assert_restores("r@2", &place.path("model.safetensors"));
+}
+
+#[test]
+fn a_collection_ends_with_its_time_and_not_before() {
+    let place = little_that_is_dead();
+    let within = |time| GcOptions { repack_above: Some(0.0), max_time: Some(time), ..GcOptions::default() };
+    assert_eq!(place.store.gc(&within(Duration::ZERO)).unwrap().packs_rewritten, 0);
+    assert_eq!(place.store.gc(&within(Duration::from_secs(3600))).unwrap().packs_rewritten, 1);
+    place.assert_restores("r@2", &place.path("model.safetensors"));
 }
 
 #[test]

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use treering::disk::SimulatedDisk;
+use treering::format::entry::Number;
+use treering::format::policy::{Mode, Policy, Rule};
 use treering::gc::GcOptions;
 use treering::save::SaveOptions;
 use treering::verify::Depth;
@@ -121,6 +124,42 @@ fn f071_a_collection_in_the_middle_of_another() {
         assert!(report.is_sound() && report.foreign.is_empty(), "{number}: {report:?}");
         let left: Vec<_> = disk.files().into_iter().filter(|path| path.starts_with("/store/tmp")).collect();
         assert_eq!(left, [Path::new("/store/tmp/reserve")], "{number}");
+    }
+}
+
+/// What is tagged, scored or leased before a policy's forgetting is in the log stays, also when the plan was made before.
+#[test]
+fn f072_what_is_worth_keeping_since_the_plan_stays() {
+    let acts: [(&str, fn(&Store) -> treering::Result<()>); 3] = [
+        ("tagged", |store| store.tag(&at("r@1"), &["good".into()], &[]).map(drop)),
+        ("scored", |store| store.annotate(&at("r@1"), [("loss".into(), Number(0.5))].into(), None).map(drop)),
+        ("leased", |store| store.lease(&at("r@1"), Duration::from_secs(3600), "reading").map(drop)),
+    ];
+    let rules = ["keep-last 1", "keep-tagged", "keep-best loss:1"].map(|rule| rule.parse::<Rule>().unwrap());
+    for (what, act) in acts {
+        let (mut in_time, mut too_late) = (0, 0);
+        for number in 0.. {
+            let (disk, fate) = (SimulatedDisk::new(), Fate::new(1));
+            let other = sim::create(&disk, &fate).unwrap();
+            for step in 1..=3u8 {
+                save(&other, "r", step.into(), &part(step.into()));
+                let loss = [("loss".into(), Number(f64::from(4 - step)))];
+                other.annotate(&at(&format!("r@{step}")), loss.into(), None).unwrap();
+            }
+            other.set_policy("r", &rules.clone().into_iter().collect::<Policy>()).unwrap();
+            other.set_mode("r", "loss", Mode::Min).unwrap();
+            let done = Arc::new(Mutex::new(None));
+            let (told, actor) = (done.clone(), other.clone());
+            let sleeping = FaultyDisk::meanwhile(disk.clone(), number, move || {
+                *told.lock().unwrap() = Some(act(&actor).is_ok());
+            });
+            gc(&open_on(sleeping, &disk, &fate).unwrap()).unwrap();
+            let Some(in_log) = *done.lock().unwrap() else { break };
+            let kept = sim::observe(&sim::open(&disk, &fate).unwrap()).unwrap().contains_key("r@1");
+            assert_eq!(kept, in_log, "{what} between operations {number} and the next");
+            if in_log { in_time += 1 } else { too_late += 1 }
+        }
+        assert!(in_time > 3 && too_late > 3, "{what}: {in_time} times in time, {too_late} times too late");
     }
 }
 
@@ -305,7 +344,8 @@ fn f077_much_that_nobody_explains_is_not_collected() {
         assert!(matches!(refused, Error::Unexplained { .. }), "{refused:?}");
         assert!(refused.to_string().contains(&format!("{} packs", 20 - keep)), "{refused}");
         assert_eq!(packs(&disk), before);
-        store.gc(&GcOptions { unexplained: true, ..GcOptions::default() }).unwrap();
+        let report = store.gc(&GcOptions { unexplained: true, ..GcOptions::default() }).unwrap();
+        assert_eq!(report.dead_saves, 20 - keep as u64);
         assert_eq!(packs(&disk).len(), keep);
     }
     // A few, as savers may leave that a power loss ended, are no reason to stop.
