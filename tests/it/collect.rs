@@ -241,6 +241,20 @@ fn a_dead_save_is_aborted_and_its_packs_go() {
     assert_eq!(place.gc().dead_saves, 0);
 }
 
+/// Whoever writes an entry holds no lock: what is new may be about to be linked.
+#[test]
+fn a_file_of_an_entry_stays_for_an_hour() {
+    let place = Place::new();
+    place.save("r", 1, &dense(&place, 1));
+    let writing = place.store.root().join("tmp").join(format!("entry-{}", SaveId([5; 16]).to_hex()));
+    std::fs::write(&writing, "half an entry").unwrap();
+    place.gc();
+    assert!(writing.exists());
+    let options = Options { env: hours_later(2), ..Options::default() };
+    Store::open(place.store.root(), options).unwrap().gc(&GcOptions::default()).unwrap();
+    assert!(!writing.exists());
+}
+
 #[test]
 fn a_living_save_is_left_alone() {
     let place = Place::new();
