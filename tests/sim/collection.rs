@@ -130,7 +130,8 @@ fn f071_a_collection_in_the_middle_of_another() {
 /// What is tagged, scored or leased before a policy's forgetting is in the log stays, also when the plan was made before.
 #[test]
 fn f072_what_is_worth_keeping_since_the_plan_stays() {
-    let acts: [(&str, fn(&Store) -> treering::Result<()>); 3] = [
+    type Act = fn(&Store) -> treering::Result<()>;
+    let acts: [(&str, Act); 3] = [
         ("tagged", |store| store.tag(&at("r@1"), &["good".into()], &[]).map(drop)),
         ("scored", |store| store.annotate(&at("r@1"), [("loss".into(), Number(0.5))].into(), None).map(drop)),
         ("leased", |store| store.lease(&at("r@1"), Duration::from_secs(3600), "reading").map(drop)),
