@@ -118,6 +118,7 @@ fn apply_known(tx: &mut Transaction<'_>, gathered: &mut Gathered, entry: &Entry,
     }
     gathered.write(tx)?;
     let save = tx.savepoint()?;
+    // What it gathers goes with it if it is passed.
     let mut own = Gathered::default();
     let applied = apply_body(&mut Fold { tx: &save, gathered: &mut own }, entry);
     match applied.and_then(|()| own.write(&save)) {

@@ -100,7 +100,7 @@ impl Store {
             supersedes: Vec::new(),
             replaces: None,
         };
-        let (seen, mut found) = fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
+        let (mut seen, mut found) = fill_in(&mut commit, &self.catalog(), &parent, &needs, options)?;
         let mut published = publish(packs, &commit)?;
         published.add(others);
         commit.packs.clone_from(&published.packs);
@@ -119,7 +119,7 @@ impl Store {
                 if identical.is_some() {
                     return Ok(None);
                 }
-                (_, found) = fill_in(&mut commit, catalog, &parent, &needs, options)?;
+                (seen, found) = fill_in(&mut commit, catalog, &parent, &needs, options)?;
             }
             self.check_conflict(catalog, &found, options)?;
             superseded = found.superseded.iter().map(|&(step, _)| step).collect();

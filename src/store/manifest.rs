@@ -137,7 +137,8 @@ impl Manifest {
     }
 }
 
-/// The needed packs as a difference to the base's, or as they are if that is shorter. Each of them must be live.
+/// The needed packs as a difference to the base's, or as they are if that is shorter. Each of them must be live, or
+/// it is [`Error::Stale`].
 pub(crate) fn needs_from(catalog: &Catalog, base: Option<&CheckpointRow>, needs: &BTreeSet<PackId>) -> Result<Needs> {
     let base = base.filter(|row| row.status != Status::Forgotten).map(|row| row.slot);
     let theirs = base.map(|slot| catalog.packs_of(slot)).transpose()?.unwrap_or_default();

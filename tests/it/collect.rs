@@ -191,7 +191,7 @@ fn a_root_of_many_chunks_can_be_thinned() {
     assert!(place.store.verify(treering::verify::Depth::Deep).unwrap().is_sound());
 }
 
-/// A checkpoint of two, of which the forgotten one alone needed a thirtieth of their pack.
+/// Two checkpoints. The first is forgotten, and it alone needs a thirtieth of its pack.
 fn little_that_is_dead() -> Place {
     let place = Place::new();
     for step in 1..=2 {

@@ -27,6 +27,21 @@ const YEARS: i64 = 3 * 365 * 86_400;
 
 type Facts = BTreeMap<String, String>;
 
+/// An act that came to an end.
+struct Done {
+    act: Act,
+    result: treering::Result<()>,
+    /// The log was empty when it began.
+    unborn: bool,
+}
+
+impl Done {
+    fn of(act: &Act, disk: &SimulatedDisk, work: impl FnOnce() -> treering::Result<()>) -> Done {
+        let unborn = sim::slots(disk).is_empty();
+        Done { act: act.clone(), result: work(), unborn }
+    }
+}
+
 /// What an actor does.
 #[derive(Clone, Debug)]
 enum Act {
@@ -94,30 +109,28 @@ impl World {
         let jump = [0, 1, 3600, -86_400, YEARS, -YEARS][self.fate.below(6) as usize];
         self.fate.pass(jump, &self.disk);
         let what = format!("seed {}, step {number}: {act:?}, {turn:?}, meanwhile {other:?}", self.seed);
-        let unborn = sim::slots(&self.disk).is_empty();
-        let mut done: Vec<(Act, treering::Result<()>)> = Vec::new();
+        let mut done = Vec::new();
         match turn {
-            Turn::Nothing => done.push((act.clone(), self.some_process().and_then(|store| perform(&store, &act)))),
+            Turn::Nothing => {
+                let disk = self.disk.clone();
+                done.push(Done::of(&act, &disk, || self.some_process().and_then(|store| perform(&store, &act))));
+            }
             Turn::Dies(after) | Turn::MachineCrashes(after) => {
                 let dying = self.disk.process(after);
-                let result = self.run(&dying, &act);
-                done.push((act.clone(), result));
+                done.push(Done::of(&act, &self.disk, || self.run(&dying, &act)));
             }
             Turn::Sleeps(after) => {
-                let result: Arc<Mutex<Option<treering::Result<()>>>> = Arc::default();
-                let (world, disk, there, second) =
-                    (self.fate.clone(), self.disk.clone(), result.clone(), other.clone());
+                let meanwhile: Arc<Mutex<Option<Done>>> = Arc::default();
+                let (world, disk, told) = (self.fate.clone(), self.disk.clone(), meanwhile.clone());
                 let sleeping = FaultyDisk::meanwhile(self.disk.clone(), after as usize, move || {
                     world.pass(YEARS, &disk);
-                    let store = sim::open(&disk, &world);
-                    *there.lock().unwrap() = Some(store.and_then(|store| perform(&store, &second)));
+                    let work = || sim::open(&disk, &world).and_then(|store| perform(&store, &other));
+                    *told.lock().unwrap() = Some(Done::of(&other, &disk, work));
                 });
                 let options = Options { disk: Some(Arc::new(sleeping)), ..sim::options_on(&self.disk, &self.fate) };
-                let first = Store::open(ROOT, options).and_then(|store| perform(&store, &act));
-                done.push((act.clone(), first));
-                if let Some(result) = result.lock().unwrap().take() {
-                    done.push((other, result));
-                }
+                let work = || Store::open(ROOT, options).and_then(|store| perform(&store, &act));
+                done.push(Done::of(&act, &self.disk, work));
+                done.extend(meanwhile.lock().unwrap().take());
             }
         }
         if matches!(turn, Turn::MachineCrashes(_)) {
@@ -127,7 +140,7 @@ impl World {
             // Nobody lives on.
             (self.reader, self.living) = (None, None);
         }
-        self.judge(&what, &done, unborn);
+        self.judge(&what, &done);
         self.read_long_after(&what);
         self.said.push_str(&format!("{what}\n{:?}\n{}\n", self.facts, self.disk.fingerprint()));
     }
@@ -174,13 +187,13 @@ impl World {
         perform(&sim::open(disk, &self.fate)?, act)
     }
 
-    /// What can be seen now must follow from what was done, and acknowledged. `unborn`: the log was empty before.
-    fn judge(&mut self, what: &str, done: &[(Act, treering::Result<()>)], unborn: bool) {
+    /// What can be seen now must follow from what was done, and acknowledged.
+    fn judge(&mut self, what: &str, done: &[Done]) {
         let store = self.some_process().unwrap_or_else(|e| panic!("{what}: it does not open: {e}"));
         let seen = sim::observe(&store).unwrap_or_else(|e| panic!("{what}: {e}"));
         let mut allowed: BTreeMap<String, BTreeSet<Option<String>>> =
             self.facts.iter().map(|(key, value)| (key.clone(), [Some(value.clone())].into())).collect();
-        for (act, result) in done {
+        for Done { act, result, .. } in done {
             let (address, becomes) = match act {
                 Act::Save(run, step, tensors) | Act::SaveTogether(run, step, tensors) => {
                     (format!("{run}@{step}"), Some(sim::content_of(tensors)))
@@ -191,7 +204,7 @@ impl World {
             };
             let ways = allowed.entry(address).or_insert_with(|| [None].into());
             // Of two who did something with one checkpoint either may have been the last.
-            let alone = done.iter().filter(|(other, _)| speaks_of(other) == speaks_of(act)).count() == 1;
+            let alone = done.iter().filter(|other| speaks_of(&other.act) == speaks_of(act)).count() == 1;
             if result.is_ok() && alone {
                 ways.clear();
             }
@@ -205,14 +218,14 @@ impl World {
             }
         }
         assert!(seen.keys().all(|key| allowed.contains_key(key)), "{what}: {seen:?}");
-        for (act, result) in done {
+        for Done { act, result, unborn } in done {
             if let Err(error) = result {
                 let fine = matches!(error, Error::Stale { .. } | Error::Unknown { .. } | Error::CheckpointUnknown { .. })
                         || matches!(error, Error::RunUnknown { .. } | Error::Invalid { .. } | Error::StepExists { .. })
                         || matches!(error, Error::Forgotten { .. })
                         // Nothing was committed yet, and there are packs, of a save that died or still sleeps: it looks
                         // like a log that was lost.
-                        || matches!(error, Error::Unexplained { .. }) && unborn
+                        || matches!(error, Error::Unexplained { .. }) && *unborn
                         || self.disk_died(error);
                 assert!(fine, "{what}: {act:?} said {error:?}");
             }
