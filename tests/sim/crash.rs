@@ -4,7 +4,7 @@
 //! leave is opened as by a new process without a catalog. What was acknowledged must be there, bit for bit; what was
 //! under way is there whole, or not at all. Then the store is put to use again, and some of that is cut short, too.
 //!
-//! A new history is a function and a line in `histories!`.
+//! A new history is a function and a line in `histories!`. Others are made up by chance, each by its seed.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -140,10 +140,12 @@ struct Count {
     again: usize,
 }
 
-fn crash_everywhere(name: &str, history: fn() -> Session, share: usize) {
-    let total = std::env::var("TREERING_CRASH_STATES").ok().and_then(|text| text.parse().ok()).unwrap_or(STATES);
-    let session = history();
-    let budget = total / share;
+fn asked_for() -> Option<usize> {
+    std::env::var("TREERING_CRASH_STATES").ok().and_then(|text| text.parse().ok())
+}
+
+/// Looks at no more than `budget` states, or two for each operation.
+fn crash_everywhere(name: &str, session: &Session, budget: usize) -> Count {
     let points = session.disk.operations() + 1;
     let mut seen: HashSet<(blake3::Hash, usize)> = HashSet::new();
     let mut count = Count::default();
@@ -156,11 +158,27 @@ fn crash_everywhere(name: &str, history: fn() -> Session, share: usize) {
             }
             count.states += 1;
             let what = format!("{name}, a crash after operation {operations} of {points}, state {}", count.states);
-            look_at(&what, &session, operations, &disk, &mut count);
+            look_at(&what, session, operations, &disk, &mut count);
         }
     };
     session.disk.crashes_everywhere((budget / points).max(2), 7, &mut look);
     println!("{name}: {points} operations, {} states, {} crashes of recoveries", count.states, count.again);
+    count
+}
+
+/// Histories that nobody thought of, as many as it takes to see a share of the states, or all that are asked for.
+#[test]
+fn by_chance() {
+    let wanted = asked_for().unwrap_or(STATES / HISTORIES);
+    let mut seen = 0;
+    for seed in 0.. {
+        let count = crash_everywhere(&format!("seed {seed}"), &histories::by_chance(seed), 500);
+        seen += count.states + count.again;
+        if seen >= wanted {
+            println!("{} histories by chance, {seen} states", seed + 1);
+            break;
+        }
+    }
 }
 
 fn look_at(what: &str, session: &Session, operations: usize, disk: &SimulatedDisk, count: &mut Count) {
@@ -269,7 +287,8 @@ macro_rules! histories {
         $(
             #[test]
             fn $name() {
-                crash_everywhere(stringify!($name), histories::$name, HISTORIES);
+                let share = asked_for().unwrap_or(STATES) / HISTORIES;
+                crash_everywhere(stringify!($name), &histories::$name(), share);
             }
         )*
     };
@@ -306,6 +325,59 @@ mod histories {
     /// A part that stays and a part that changes.
     fn lora(seed: u64) -> Vec<Tensor> {
         vec![floats("model.base", 400, 1), floats("model.head", 30, seed), floats("optimizer.m", 60, 1000 + seed)]
+    }
+
+    /// What is done is acknowledged as it is then seen: an act may be refused.
+    pub(super) fn by_chance(seed: u64) -> Session {
+        let chance = Fate::new(seed);
+        let mut session = Session::prepared();
+        let before = chance.below(8);
+        for n in 0..before + 2 + chance.below(4) {
+            if n == before {
+                session.settle();
+            }
+            something(&mut session, &chance, n + 1);
+        }
+        session
+    }
+
+    fn something(session: &mut Session, chance: &Fate, step: u64) {
+        let one_of = |words: Vec<String>| words.get(chance.below(words.len().max(1) as u64) as usize).cloned();
+        let checkpoints = |facts: &Facts| facts.keys().filter(|key| !key.contains(' ')).cloned().collect::<Vec<_>>();
+        let kept = checkpoints(&session.acts.last().unwrap().facts);
+        let run = ["r", "s"][chance.below(2) as usize];
+        let tensors = match chance.below(6) {
+            0 => vec![floats("model.base", 1200, step), floats("model.more", 900, chance.below(3))],
+            1 | 2 => lora(chance.below(3)),
+            _ => trained(step % 8),
+        };
+        match (chance.below(12), one_of(kept)) {
+            (0, Some(address)) => session.forget(&address),
+            (1, Some(address)) => drop(session.act(|s| s.store().tag(&at(&address), &["a".into()], &[]).unwrap())),
+            (2, Some(address)) => {
+                let loss = metrics(&[("loss", 1.0 / step as f64)]);
+                session.act(|s| s.store().annotate(&at(&address), loss, None).unwrap());
+            }
+            (3, Some(address)) => drop(session.act(|s| s.store().fork(&format!("fork{step}"), &at(&address)).unwrap())),
+            (4, _) => {
+                let ever: Vec<String> = session.acts.iter().flat_map(|act| checkpoints(&act.facts)).collect();
+                if let Some(address) = one_of(ever) {
+                    let _ = session.act(|s| s.store().undo(&at(&address)));
+                }
+            }
+            (5, _) => {
+                let rules = ["keep-last 2", "keep-every 3", "thin optimizer:1"];
+                session.policy(run, &rules[chance.below(3) as usize..]);
+            }
+            (6 | 7, _) => session.gc(),
+            (8, Some(address)) => {
+                let (run, step) = address.split_once('@').unwrap();
+                let replace = SaveOptions { on_conflict: OnConflict::Replace, ..options(run, step.parse().unwrap()) };
+                session.save_with(&tensors, &replace);
+            }
+            (9, _) => session.act(|s| sim::save_together(s.store(), &tensors, &options(run, step), 2).unwrap()),
+            _ => session.save(run, step, &tensors),
+        }
     }
 
     pub(super) fn saved_by_several_processes() -> Session {
