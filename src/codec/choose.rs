@@ -44,11 +44,19 @@ pub fn encode(input: Input<'_>, scratch: &mut Scratch, out: &mut Vec<u8>) -> Cod
 /// The codec without a base that a look at a sample speaks for, and about what it would take; `None` if the bytes look
 /// like noise.
 fn alone(input: Input<'_>, scratch: &mut Scratch) -> Option<(&'static dyn Codec, u64)> {
-    match input.layout {
-        Layout::Bytes => zstd::promises(input.bytes, scratch).then_some((&Zstd, input.bytes.len() as u64)),
-        Layout::Integer { .. } | Layout::Float { .. } => {
-            planes::promises(input, scratch).map(|bytes| (&Planes as &dyn Codec, bytes))
-        }
+    let planes = match input.layout {
+        Layout::Bytes => None,
+        Layout::Integer { .. } | Layout::Float { .. } => planes::promises(input, scratch),
+    };
+    let zstd = match input.layout {
+        Layout::Bytes | Layout::Integer { .. } => zstd::promises(input.bytes, scratch),
+        Layout::Float { .. } => None,
+    };
+    match (planes, zstd) {
+        // Of integers, what repeats itself.
+        (Some(planes), Some(zstd)) if zstd < planes / 2 => Some((&Zstd, zstd)),
+        (Some(planes), _) => Some((&Planes, planes)),
+        (None, zstd) => zstd.map(|bytes| (&Zstd as &dyn Codec, bytes)),
     }
 }
 

@@ -283,9 +283,14 @@ fn zero_regions_cost_nothing() {
 #[test]
 fn text_shrinks() {
     let text = "the loss of step 12 is 3.25\n".repeat(20_000);
-    let (id, body) = encoded(text.as_bytes(), Layout::Bytes);
-    assert_eq!(id, CodecId::ZSTD);
-    assert!(body.len() * 100 < text.len());
+    // Short or long, and in whatever type of integers somebody keeps it.
+    for text in [&text[..3000], &text] {
+        for layout in [Layout::Bytes, Layout::Integer { width: 1 }, Layout::Integer { width: 4 }] {
+            let (id, body) = encoded(text.as_bytes(), layout);
+            assert_eq!(id, CodecId::ZSTD, "{layout:?}");
+            assert!(body.len() * 40 < text.len(), "{layout:?}: {} of {}", body.len(), text.len());
+        }
+    }
 }
 
 #[test]

@@ -29,16 +29,18 @@ impl Codec for Zstd {
 const PIECES: usize = 8;
 const PIECE: usize = 2 << 10;
 
-/// Whether a sample of the bytes shrinks. Little is not sampled: trying it costs as little.
-pub(super) fn promises(bytes: &[u8], scratch: &mut Scratch) -> bool {
-    if bytes.len() <= 4 * PIECES * PIECE {
-        return true;
-    }
+/// About how many bytes the body would have, by a sample if there are many; `None` if it would not shrink.
+pub(super) fn promises(bytes: &[u8], scratch: &mut Scratch) -> Option<u64> {
     let Scratch { matches, planes, .. } = scratch;
+    if bytes.len() <= 4 * PIECES * PIECE {
+        let body = matches.compress(bytes).len();
+        return pays(body, bytes.len()).then_some(body as u64);
+    }
     let sample = at_least(planes, PIECES * PIECE);
     let between = (bytes.len() - PIECE) / (PIECES - 1);
     for (i, piece) in sample.chunks_exact_mut(PIECE).enumerate() {
         piece.copy_from_slice(&bytes[i * between..][..PIECE]);
     }
-    pays(matches.compress(sample).len(), sample.len())
+    let body = matches.compress(sample).len();
+    pays(body, sample.len()).then(|| body as u64 * bytes.len() as u64 / sample.len() as u64)
 }
