@@ -144,7 +144,7 @@ pub fn log_entry(data: &[u8]) {
 fn framed(data: &[u8], store: StoreId, slot: u64, previous: Hash) -> Vec<u8> {
     let (kind, body) = data.split_first().map_or((0, data), |(kind, body)| (*kind, body));
     let mut out = b"TRLG\0\0".to_vec();
-    out.extend(u16::from(kind % 18).to_le_bytes());
+    out.extend(u16::from(kind % 20).to_le_bytes());
     out.extend(store.0);
     out.extend(slot.to_le_bytes());
     out.extend(previous.0);

@@ -1,6 +1,7 @@
 //! What about this machine, file system and store limits a promise.
 
 use crate::error::Result;
+use crate::format::config::FORMAT;
 use crate::store::{Durability, Store};
 
 /// Less space than this is worth a word.
@@ -25,6 +26,7 @@ impl Store {
             self.medium(),
             self.space(),
             self.place_of_catalog(),
+            self.format_found()?,
             self.entries()?,
             self.temporary()?,
             self.garbage()?,
@@ -56,6 +58,15 @@ impl Store {
         let fine = path.is_some();
         let says = path.unwrap_or("in memory: every command reads the whole log".into());
         Finding { what: "catalog", fine, says }
+    }
+
+    fn format_found(&self) -> Result<Finding> {
+        let format = self.format()?;
+        let says = match format {
+            FORMAT => format!("{format}, the newest"),
+            _ => format!("{format}; this version writes {FORMAT}: treering upgrade"),
+        };
+        Ok(Finding { what: "format", fine: format == FORMAT, says })
     }
 
     fn entries(&self) -> Result<Finding> {

@@ -84,6 +84,14 @@ pub enum Error {
         /// The newest format that this version knows.
         known: u32,
     },
+    /// The store was made, or upgraded, by a version that knows more.
+    #[error("whoever {act} the store must know {feature:?}, which this version does not")]
+    FeatureUnknown {
+        /// What must be known.
+        feature: String,
+        /// For what: "reads" or "writes to".
+        act: &'static str,
+    },
     /// Somebody put an entry into the log that this version does not know.
     #[error("log entry {slot} is of a kind that this version does not know ({kind})")]
     EntryUnknown {
@@ -324,7 +332,10 @@ impl Error {
             | Error::ObjectMissing { .. }
             | Error::Unexplained { .. }
             | Error::Diverged { .. } => ErrorKind::Damaged,
-            Error::StoreNewer { .. } | Error::EntryUnknown { .. } | Error::Unsupported { .. } => ErrorKind::Unsupported,
+            Error::StoreNewer { .. }
+            | Error::FeatureUnknown { .. }
+            | Error::EntryUnknown { .. }
+            | Error::Unsupported { .. } => ErrorKind::Unsupported,
             Error::PartMissing { .. } | Error::ReadOnly { .. } | Error::Catalog { .. } | Error::Interrupted => {
                 ErrorKind::Unavailable
             }
@@ -341,7 +352,9 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Error::StoreMissing { path } => format!("make one with: treering init {}", path.display()),
-            Error::StoreNewer { .. } | Error::EntryUnknown { .. } => "update treering".into(),
+            Error::StoreNewer { .. } | Error::FeatureUnknown { .. } | Error::EntryUnknown { .. } => {
+                "update treering".into()
+            }
             Error::Diverged { .. } => {
                 "an older copy of the store was put in its place; if that was meant: treering rebuild --accept-shorter-log"
                     .into()

@@ -31,7 +31,7 @@
 //!   [`Store::forget`], [`Store::undo`], [`Store::fork`], [`Store::lease`] change what is said of it.
 //! * [`Store::set_policy`], [`Store::gc`]: what stays, and the space of what does not.
 //! * [`Store::verify`], [`Store::repair`], [`Store::rebuild`], [`Store::stats`]: is it sound, save what can be saved, make
-//!   the catalog anew, how big is it.
+//!   the catalog anew, how big is it. [`Store::upgrade`]: to the newest format.
 //!
 //! The library never prints: it reports through a [`monitor::Monitor`] and returns a report. Every error has a
 //! [kind](Error::kind) for programs and a [hint](Error::hint) for people.

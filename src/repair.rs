@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::catalog::{CheckpointRow, Filter, PackRow};
 use crate::error::{Error, Result};
-use crate::format::entry::{Bad, BadCopies, Body, Decoded, Void, VoidSlot};
+use crate::format::entry::{Bad, BadCopies, Body, Void, VoidSlot};
 use crate::id::{ChunkId, PackId, SaveId};
 use crate::store::{Manifest, Store, Voids, WHOLE};
 use crate::verify::{Affected, Damage, Depth, Findings};
@@ -71,9 +71,7 @@ impl Store {
                 return Ok(());
             }
             for (slot, _) in &damaged {
-                if let Some(Ok(Decoded::Unknown { kind, .. })) = self.read_entry(*slot)? {
-                    return Err(Error::EntryUnknown { slot: *slot, kind });
-                }
+                self.check_known(*slot)?;
             }
             let mut voids = cold.remake(&cold.unreadable()?)?;
             cold.fold_as_if(&voids)?;

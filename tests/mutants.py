@@ -25,6 +25,7 @@ class Mutant(NamedTuple):
 
 
 LOCAL, LOG, GC, JOINT = "src/backend/local.rs", "src/store/log.rs", "src/gc/mod.rs", "src/save/joint.rs"
+UPGRADE = "src/store/upgrade.rs"
 
 MUTANTS = [
     # Syncs.
@@ -98,6 +99,10 @@ MUTANTS = [
     Mutant("a log that was cut is believed", LOG, "None => Err(Error::Diverged { slot: last }),", "None => Ok(()),", "f078"),
     Mutant("a writer goes on behind what it does not know", LOG,
            "match catalog.damaged()?.into_iter().next() {", "match catalog.damaged()?.into_iter().next().filter(|_| false) {", "f073 f108"),
+    Mutant("a writer need not know what writers must", UPGRADE, "check_features(&upgrade.writers", "check_features(&[]", "f108"),
+    Mutant("a reader need not know what readers must", UPGRADE, "check_features(&upgrade.readers", "check_features(&[]", "f093"),
+    Mutant("what a newer version folded is believed", LOG,
+           "catalog.upgrades()?.iter().try_for_each(|upgrade| self.check_readable(upgrade))?;", "", "f093"),
     Mutant("somebody else's entry is taken for one's own", LOG,
            "let ours = self.read_entry_bytes(entry.slot)?.as_deref() == Some(bytes);", "let ours = true;", "f032"),
     Mutant("what is known to be bad is relied on", "src/store/pack_reader.rs", "!place.bad && place.bases", "place.bases",

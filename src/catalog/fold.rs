@@ -190,6 +190,10 @@ fn apply_body(tx: &mut Fold<'_>, entry: &Entry) -> Result<()> {
         Body::Void(body) => void(tx, entry, body),
         Body::Bad(body) => bad(tx, entry, body),
         Body::Heal(body) => heal(tx, entry, body),
+        Body::Upgrade(body) => {
+            tx.execute("INSERT INTO upgrades VALUES (?, ?)", params![entry.slot, json(body)])?;
+            Ok(())
+        }
     }
 }
 

@@ -6,7 +6,8 @@ use super::broken;
 use crate::error::Result;
 
 /// Once released, only ever added to.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/0001_catalog.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_catalog.sql"), include_str!("../../migrations/0002_upgrades.sql")];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {
     let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0));
@@ -21,6 +22,10 @@ pub(super) fn run(db: &mut Connection) -> Result<()> {
     }
     for migration in &MIGRATIONS[done..] {
         transaction.execute_batch(migration)?;
+    }
+    // What an older version passed, since it did not know the kind, this one may know.
+    if transaction.prepare("SELECT 1 FROM damaged")?.exists([])? {
+        return Err(broken("it was made by an older version, which did not know all of the log"));
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
     transaction.commit()?;

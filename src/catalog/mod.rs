@@ -21,6 +21,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use crate::error::{Error, Result};
+use crate::format::entry::Upgrade;
 use crate::id::{Hash, StoreId};
 
 pub use history::{CheckpointRow, Filter, Lease, Order, RunRow, Status};
@@ -134,6 +135,12 @@ impl Catalog {
     /// Entries that could not be read.
     pub fn damaged(&self) -> Result<Vec<(u64, String)>> {
         self.rows("SELECT slot, why FROM damaged ORDER BY slot", [], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// What the log says that whoever uses the store must know, in the order of the log.
+    pub fn upgrades(&self) -> Result<Vec<Upgrade>> {
+        let bodies: Vec<String> = self.rows("SELECT body FROM upgrades ORDER BY slot", [], |row| row.get(0))?;
+        bodies.iter().map(|body| serde_json::from_str(body).map_err(|_| broken("an upgrade without sense"))).collect()
     }
 
     /// One view for several questions, whatever others fold meanwhile, until it is dropped. Without it, each question takes

@@ -7,8 +7,11 @@ use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::id::StoreId;
 
-/// The format that this version writes, and the newest that it reads. 0 may still change.
-pub const FORMAT: u32 = 0;
+/// The format that this version writes, and the newest that it reads. It reads all before.
+pub const FORMAT: u32 = 1;
+
+/// What this version knows beyond its format.
+const FEATURES: &[&str] = &[];
 
 /// A description is never larger.
 pub const BYTES_MAX: usize = 64 << 10;
@@ -92,15 +95,19 @@ impl Config {
             return Err(Error::StoreNewer { path: path.into(), found: version.format, known: FORMAT });
         }
         let config: Config = serde_json::from_slice(bytes).map_err(|e| damaged(e.to_string()))?;
-        if let Some(feature) = config.features.first() {
-            return Err(Error::Unsupported {
-                what: format!("the store needs {feature:?}, which this version does not know"),
-            });
-        }
+        check_features(&config.features, "reads")?;
         if config.hash != "blake3" {
             return Err(Error::Unsupported { what: format!("the store names chunks by {:?}", config.hash) });
         }
         Ok(config)
+    }
+}
+
+/// Fails if this version does not know one of these, which whoever so acts on the store must know.
+pub(crate) fn check_features(features: &[String], act: &'static str) -> Result<()> {
+    match features.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
+        Some(feature) => Err(Error::FeatureUnknown { feature: feature.clone(), act }),
+        None => Ok(()),
     }
 }
 
@@ -116,7 +123,9 @@ mod tests {
         let newer = br#"{"format": 99, "everything": "else"}"#;
         assert!(matches!(Config::decode(newer, path), Err(Error::StoreNewer { found: 99, .. })));
         let asks = Config { features: vec!["keys".into()], ..config.clone() };
-        assert!(matches!(Config::decode(&asks.encode(), path), Err(Error::Unsupported { .. })));
+        assert!(matches!(Config::decode(&asks.encode(), path), Err(Error::FeatureUnknown { .. })));
+        let older = Config { format: 0, ..config.clone() };
+        assert_eq!(Config::decode(&older.encode(), path).unwrap(), older);
         for cut in 0..config.encode().len() - 2 {
             assert!(Config::decode(&config.encode()[..cut], path).is_err());
         }

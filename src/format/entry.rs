@@ -123,6 +123,8 @@ bodies! {
     Bad = 15,
     /// Good copies for the checkpoints that need damaged ones.
     Heal = 16,
+    /// What whoever uses the store must know from now on.
+    Upgrade = 18,
 }
 
 /// A checkpoint.
@@ -481,6 +483,20 @@ pub struct Heal {
     pub with: Vec<PackId>,
     /// The packs whose damaged copies these make good.
     pub heals: Vec<PackId>,
+}
+
+/// What whoever uses the store must know from now on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upgrade {
+    /// The format of the store, if it was less before.
+    pub format: u32,
+    /// Features beyond the format that readers must know, and so writers as well.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<String>,
+    /// Features that writers must know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub writers: Vec<String>,
 }
 
 /// What an entry's bytes are: an entry, or one of a kind that a later version knows.

@@ -74,6 +74,7 @@ impl Store {
 
     /// Adds a void entry: the one kind that is written to a log with damage in it. `cold` has folded just that log.
     pub(crate) fn append_void(&self, cold: &Store, body: Void) -> Result<()> {
+        cold.check_writer(&cold.catalog())?;
         let Position { next: slot, head } = cold.catalog().position()?;
         // What cannot be read has no hash that is known: that of the bytes which lie there serves.
         let previous = match slot.checked_sub(1) {
@@ -145,17 +146,31 @@ impl Store {
     }
 
     fn check_writable(&self, catalog: &Catalog) -> Result<()> {
+        self.check_writer(catalog)?;
         match catalog.damaged()?.into_iter().next() {
-            Some((slot, why)) => Err(Error::damaged(
-                Key::entry(slot).as_str(),
-                format!("{why}; the store can be read, but not written before: treering repair"),
-            )),
+            Some((slot, why)) => {
+                self.check_known(slot)?;
+                Err(Error::damaged(
+                    Key::entry(slot).as_str(),
+                    format!("{why}; the store can be read, but not written before: treering repair"),
+                ))
+            }
             None => Ok(()),
+        }
+    }
+
+    /// Fails if an entry that was passed is of a kind that only later versions know.
+    pub(crate) fn check_known(&self, slot: u64) -> Result<()> {
+        match self.read_entry(slot)? {
+            Some(Ok(Decoded::Unknown { kind, .. })) => Err(Error::EntryUnknown { slot, kind }),
+            _ => Ok(()),
         }
     }
 
     /// Folds up to the head. A catalog that turns out to be broken, or cannot be written, is replaced.
     fn catch_up(&self, catalog: &mut Catalog) -> Result<()> {
+        // Another version may have folded what this one may not pass.
+        catalog.upgrades()?.iter().try_for_each(|upgrade| self.check_readable(upgrade))?;
         match self.check_position(catalog).and_then(|()| self.fold_from(catalog)) {
             Err(e) if is_broken(&e) => self.start_over(catalog)?,
             // Damage is believed only from the beginning on: a later entry may say what to make of it.
@@ -349,6 +364,10 @@ impl Store {
                 Body::Void(body) if body.slots.iter().any(|void| !voids.contains_key(&void.slot)) => Step::Void,
                 _ if position.head != UNKNOWN && entry.previous != position.head => {
                     return Err(Error::damaged(Key::entry(slot).as_str(), "it does not follow the entry before it"));
+                }
+                Body::Upgrade(body) => {
+                    self.check_readable(body)?;
+                    Step::Entry(entry, hash)
                 }
                 _ => Step::Entry(entry, hash),
             },

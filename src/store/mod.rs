@@ -13,6 +13,7 @@ mod pack_reader;
 mod pack_writer;
 mod place;
 mod remake;
+mod upgrade;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use treering::codec::{self, Codec, Input, Scratch};
 use treering::format::config::{Config, Shared};
-use treering::format::entry::{Body, Decoded, Entry};
+use treering::format::entry::{Body, Decoded, Entry, Upgrade};
 use treering::format::keys::Key;
 use treering::format::manifest::{Block, Recipe, Root, Schema};
 use treering::format::pack::{self, Footer, TRAILER_BYTES};
@@ -73,20 +73,29 @@ fn write_seeds() {
     let disk = eventful();
     let store = sim::store_id(&disk);
     let mut history = Vec::new();
+    let write_line = |line: &[u8], word: &str| {
+        write("log_entry", word, line);
+        write("whole_log", word, line);
+        // In the newest entry's place, too.
+        write("whole_log", &format!("{word}-instead"), &[&[line[0] + 0x80 + 12], &line[1..]].concat());
+    };
     for slot in sim::slots(&disk) {
         let bytes = disk.content(&std::path::Path::new(sim::ROOT).join(Key::entry(slot).as_str())).unwrap();
         let Ok(Decoded::Entry(entry, _)) = Entry::decode(&bytes, store, slot) else { panic!() };
         let line = [&[entry.body.kind() as u8], &entry.body.encode()[..]].concat();
         let word = entry.body.word().to_lowercase();
-        write("log_entry", &word, &line);
-        write("whole_log", &word, &line);
-        // In the newest entry's place, too.
-        write("whole_log", &format!("{word}-instead"), &[&[line[0] + 0x80 + 16], &line[1..]].concat());
+        write_line(&line, &word);
         history.push(line);
         if let Body::Commit(commit) = &entry.body {
             let index = commit.packs.first().map_or(0, |pack| pack.index);
             write_pack(&disk, store, PackId { save: entry.save, index });
         }
+    }
+    for (word, readers) in [("upgrade", vec![]), ("upgrade-to-more", vec!["more".into()])] {
+        let body = Body::Upgrade(Upgrade { format: 1, readers, writers: vec!["words".into()] });
+        let line = [&[body.kind() as u8], &body.encode()[..]].concat();
+        write_line(&line, word);
+        history.push(line);
     }
     write("fold", "history", &history.join(&b'\n'));
     history.reverse();

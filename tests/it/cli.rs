@@ -109,6 +109,7 @@ fn facts_are_json_with_stable_keys() {
         "gc --dry-run",
         "repair",
         "rebuild",
+        "upgrade",
         "lease r@a --for 2h",
         "fork s r@a",
     ] {

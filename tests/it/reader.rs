@@ -1,8 +1,11 @@
 //! What was written once is read for ever, and not by this library alone.
 //!
-//! `tests/fixtures/v0`, `v0-differences` and `v0-boxes` hold stores, and the hashes of all that they give back. A second reader, written
-//! from FORMAT.md in another language, must give back the same, of those stores and of new ones. A fixture is written by
-//! `TREERING_WRITE_FIXTURES=NAME cargo test --test it write_fixture`, and never again once format 0 is frozen.
+//! `tests/fixtures/v1` holds stores of format 1, and the hashes of all that they give back; `v0` one of the format before
+//! it was frozen. A second reader, written from FORMAT.md in another language, must give back the same, of those stores
+//! and of new ones.
+//!
+//! A new fixture is written by `TREERING_WRITE_FIXTURES=NAME,… cargo test --test it write_fixture`. One that is there is
+//! never written again: what once was a store stays one.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -29,10 +32,15 @@ use crate::helpers::{Place, Tensor, assert_same, file_bytes, floats, options, tr
 
 /// The stores that are read for ever: their names, and how they were made.
 type Fixture = (&'static str, fn(&Path) -> Store);
-const FIXTURES: [Fixture; 3] = [(V0, make_store), (DIFFERENCES, make_differences), (BOXES, make_boxes)];
+const FIXTURES: [Fixture; 5] = [
+    (V0, make_store),
+    (HISTORY, make_store),
+    ("v1/differences", make_differences),
+    ("v1/boxes", make_boxes),
+    ("v1/repaired", make_repaired),
+];
 const V0: &str = "v0";
-const DIFFERENCES: &str = "v0-differences";
-const BOXES: &str = "v0-boxes";
+const HISTORY: &str = "v1/history";
 
 /// What comes back of a checkpoint: BLAKE3 hashes, in hexadecimal.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +53,7 @@ struct Expected {
 }
 
 #[test]
-fn f094_the_first_format_is_read_for_ever() {
+fn f094_every_format_is_read_for_ever() {
     for (name, _) in FIXTURES {
         let folder = tempfile::tempdir().unwrap();
         let store = fixture_store(name, folder.path());
@@ -58,13 +66,13 @@ fn f094_the_first_format_is_read_for_ever() {
         let report = store.verify(Depth::Deep).unwrap();
         assert!(report.is_sound() && report.foreign.is_empty(), "{report:?}");
         // One step was left behind and taken again: two checkpoints, one address.
-        let twice = usize::from(name == V0);
+        let twice = usize::from(name == V0 || name == HISTORY);
         assert_eq!(report.checkpoints as usize, known.len() + twice, "{name}");
     }
 }
 
 #[test]
-fn a_collection_of_the_first_format_takes_nothing_that_is_wanted() {
+fn a_collection_of_an_old_store_takes_nothing_that_is_wanted() {
     for (name, _) in FIXTURES {
         let folder = tempfile::tempdir().unwrap();
         let store = fixture_store(name, folder.path());
@@ -83,17 +91,14 @@ fn a_collection_of_the_first_format_takes_nothing_that_is_wanted() {
 }
 
 #[test]
-fn the_first_format_has_every_kind_of_entry_and_codec() {
-    let root = fixtures(V0).join("store");
+fn the_fixtures_of_format_1_have_every_kind_of_entry_and_codec() {
     let mut kinds = BTreeSet::new();
-    for entry in std::fs::read_dir(root.join("log")).unwrap() {
-        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
-        kinds.insert(u16::from_le_bytes([bytes[6], bytes[7]]));
-    }
-    assert_eq!(kinds, (1..=13).collect());
-
     let (mut codecs, mut chunks, mut depth) = (BTreeSet::new(), 0, 0);
-    for (name, _) in FIXTURES {
+    for (name, _) in FIXTURES.into_iter().filter(|(name, _)| name.starts_with("v1/")) {
+        for entry in files_below(&fixtures(name).join("store/log")) {
+            let bytes = std::fs::read(entry).unwrap();
+            kinds.insert(u16::from_le_bytes([bytes[6], bytes[7]]));
+        }
         let folder = tempfile::tempdir().unwrap();
         let store = fixture_store(name, folder.path());
         for address in addresses_of(&store) {
@@ -103,12 +108,51 @@ fn the_first_format_has_every_kind_of_entry_and_codec() {
             }
         }
     }
+    // An upgrade has nothing to say yet in a store that begins with the newest format.
+    assert_eq!(kinds, (1..=16).collect());
     assert_eq!(codecs, ["cast", "delta", "patch", "planes", "raw", "zstd"].map(String::from).into());
     assert!(chunks > 1 && depth > 2, "{chunks} chunks, {depth} deep");
 }
 
 #[test]
-fn a_second_reader_agrees_about_the_first_format() {
+fn f094_a_store_of_the_format_before_is_written_to_and_upgraded() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = fixture_store(V0, folder.path());
+    for name in treering::format::keys::folders() {
+        std::fs::create_dir_all(store.root().join(name)).unwrap();
+    }
+    let file = folder.path().join("new.safetensors");
+    std::fs::write(&file, file_bytes(&[floats("model.w", 700, 1)])).unwrap();
+    let save = |run: &str| {
+        let inputs = Inputs::paths(&[(None, file.clone())], false).unwrap();
+        store.save(&inputs, &options(run, 1)).unwrap()
+    };
+    save("before");
+    assert_eq!((store.format().unwrap(), store.upgrade().unwrap(), store.format().unwrap()), (0, 0, 1));
+    save("after");
+    let entries = store.stats().unwrap().entries;
+    assert_eq!(store.upgrade().unwrap(), 1);
+    assert_eq!(store.stats().unwrap().entries, entries, "there was nothing to upgrade");
+
+    // Whoever knows nothing but the objects sees it, too.
+    Store::forget_catalog(store.root()).unwrap();
+    let store = Store::open(store.root(), Options::default()).unwrap();
+    assert_eq!(store.format().unwrap(), 1);
+    for (address, expected) in &expected(V0) {
+        assert_eq!(&restored(&store, address, folder.path()), expected, "{address}");
+    }
+    assert!(store.verify(Depth::Deep).unwrap().is_sound());
+    let Some(reader) = SecondReader::find() else { return };
+    reader.assert_lists(&store);
+    for address in ["before@1", "after@1"] {
+        let output = folder.path().join(address);
+        reader.ok(&store, &["restore", address, output.to_str().unwrap()]);
+        assert_same(&file, &output);
+    }
+}
+
+#[test]
+fn a_second_reader_agrees_about_every_format() {
     let Some(reader) = SecondReader::find() else { return };
     for (name, _) in FIXTURES {
         let folder = tempfile::tempdir().unwrap();
@@ -194,7 +238,7 @@ fn write_fixture() {
         assert!(store.verify(Depth::Deep).unwrap().is_sound());
         let known: BTreeMap<String, Expected> =
             addresses_of(&store).into_iter().map(|a| (a.clone(), restored(&store, &a, folder.path()))).collect();
-        if std::env::var("TREERING_WRITE_FIXTURES").is_ok_and(|asked| asked == name) {
+        if std::env::var("TREERING_WRITE_FIXTURES").is_ok_and(|asked| asked.split(',').any(|asked| asked == name)) {
             write(name, &store, &known);
         }
         assert_eq!(known, expected(name), "{name}");
@@ -254,6 +298,39 @@ fn make_differences(folder: &Path) -> Store {
     store.forget(&slots).unwrap();
     let report = store.gc(&GcOptions { repack_above: Some(0.0), ..GcOptions::default() }).unwrap();
     assert!(report.packs_rewritten > 0, "{report:?}");
+    store
+}
+
+/// Damage of every kind, and what repair and saving again made of it: void entries, of which one is made again and one
+/// is not; a copy known to be bad in the middle of a chain, and good ones for whoever needs it.
+fn make_repaired(folder: &Path) -> Store {
+    let store = Store::create(folder.join("store"), None, repeatable()).unwrap();
+    let path = folder.join("input.safetensors");
+    let save = |run: &str, step: u64, tensors: &[Tensor]| {
+        std::fs::write(&path, file_bytes(tensors)).unwrap();
+        store.save(&Inputs::paths(&[(None, path.clone())], false).unwrap(), &options(run, step)).unwrap();
+    };
+    let at = |address: &str| address.parse::<treering::store::Address>().unwrap();
+    (0..4).for_each(|step| save("r", step, &trained(step)));
+    store.annotate(&at("r@1"), [("lost".to_string(), Number(1.0))].into(), None).unwrap();
+    store.annotate(&at("r@1"), [("loss".to_string(), Number(0.5))].into(), None).unwrap();
+
+    // The commit of r@2 and the first note cannot be read, and a table of r@1 has a wrong byte.
+    let turn = |path: PathBuf, at: usize| {
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        // An object cannot be written to.
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    };
+    let pack = store.checkpoint(&at("r@1")).unwrap().tensors().unwrap()[2].packs[0].to_string();
+    turn(store.root().join("packs").join(&pack[..2]).join(&pack), 100);
+    [2, 4].into_iter().for_each(|slot| turn(store.root().join(format!("log/{slot:020}")), 150));
+    let report = store.repair(false).unwrap();
+    assert_eq!((&report.voided[..], &report.remade[..], report.marked), (&[2, 4][..], &[2][..], 1), "{report:?}");
+    assert!(!report.gone.is_empty(), "{report:?}");
+    save("again", 1, &trained(1));
+    save("r", 4, &trained(4));
     store
 }
 

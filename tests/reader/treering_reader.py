@@ -91,8 +91,12 @@ BODIES = {
     " provenance? supersedes? replaces?",
     **{2: "slot manifest packs needs dropped rule", 3: "slot metrics? note?", 4: "slot add? remove?"},
     **{5: "run policy? modes?", 6: "slot until purpose?", 7: "pins", 8: "slots reason", 9: "slots"},
-    **{10: "packs", 11: "packs", 12: "packs replaces", 13: "packs"},
+    **{10: "packs", 11: "packs", 12: "packs replaces", 13: "packs", 14: "slots", 15: "copies", 16: "packs with? heals"},
+    18: "format readers? writers?",
 }
+# Those that may stand in the place of a void entry.
+WORDS = {"commit": 1, "amend": 2, "repack": 12, "heal": 16}
+FORMAT = 1
 
 def check_fields(value, fields):
     fields = fields.split()
@@ -124,10 +128,10 @@ class Store:
         self.root = root
         config = self.read("treering.json", CONFIG_MAX)
         said = parse_json(config)
-        known = said["format"] == 0 and said["hash"] == "blake3" and not said.get("features")
+        known = said["format"] <= FORMAT and said["hash"] == "blake3" and not said.get("features")
         require(known, "treering.json: a format, a hash or a feature that is unknown here")
         self.id = hex_id(said["store"], 16)
-        self.checkpoints, self.packs, self.tags = {}, {}, {}
+        self.checkpoints, self.packs, self.tags, self.bad = {}, {}, {}, set()
         self.fold(hash_of(config))
 
     def read(self, key, size_max):
@@ -144,18 +148,39 @@ class Store:
                 entries.append(self.decode(data, len(entries)))
             except REFUSED as why:
                 entries.append((why, None, None, None))
+        voids = self.voids(entries)
         for slot, (found, previous, save, body) in enumerate(entries):
             try:
                 if isinstance(found, Exception):
                     # It is passed if the next one is good and of a known kind: that vouches for it.
                     require(slot + 1 < len(entries) and entries[slot + 1][3], found)
                     found = entries[slot + 1][1]
-                if body:
+                if slot in voids:
+                    self.apply_instead(slot, voids[slot])
+                elif body:
                     require(previous == head, "it does not follow the entry before it")
                     self.apply(slot, save, *body)
                 head = found
             except REFUSED as why:
                 raise ValueError(f"log/{slot:020}: {why}") from None
+
+    def voids(self, entries):
+        """The void slots, each with what takes effect there instead, or None."""
+        voids = {}
+        for slot, (_, _, _, body) in reversed([*enumerate(entries)]):
+            if body and body[0] == 14 and slot not in voids:
+                for void in body[1]["slots"]:
+                    check_fields(void, "slot entry?")
+                    require(number(void["slot"]) < slot, "it makes a later slot void")
+                    voids.setdefault(void["slot"], void.get("entry"))
+        return voids
+
+    def apply_instead(self, slot, entry):
+        if entry:
+            check_fields(entry, "save time body")
+            [(word, body)] = entry["body"].items()
+            check_fields(body, BODIES[WORDS[word]])
+            self.apply(slot, hex_id(entry["save"], 16), WORDS[word], body)
 
     def decode(self, data, slot):
         """The entry's hash, the hash before, the save, and kind and body; no body for an unknown kind."""
@@ -194,6 +219,15 @@ class Store:
             for checkpoint in self.live():
                 if checkpoint.packs & old:
                     checkpoint.packs = checkpoint.packs - old | new
+        elif kind == 15:
+            self.bad |= self.known([copies["pack"] for copies in said["copies"] if "chunks" not in copies])
+        elif kind == 16:
+            new, damaged = self.put_packs(save, said["packs"]) | self.known(said.get("with", [])), self.known(said["heals"])
+            for checkpoint in self.live():
+                if checkpoint.packs & damaged:
+                    checkpoint.packs |= new
+        elif kind == 18:
+            require(said["format"] <= FORMAT and not said.get("readers"), "a format or a feature that is unknown here")
         if kind in (10, 12, 13):
             gone = said["replaces"] if kind == 12 else said["packs"]
             self.packs.update((pack_id(name), None) for name in gone)
@@ -244,7 +278,7 @@ class Store:
 class Chunks:
     def __init__(self, store, packs):
         self.store, self.places = store, {}
-        for pack in sorted(packs):
+        for pack in sorted(packs - store.bad):
             try:
                 self.open(pack)
             except (*REFUSED, FileNotFoundError) as why:

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use treering::codec::CodecId;
 use treering::disk::SimulatedDisk;
-use treering::format::entry::{Decoded, Entry};
-use treering::id::{ChunkId, Hash};
-use treering::save::SaveOptions;
+use treering::format::entry::{Body, Decoded, Entry, Upgrade};
+use treering::gc::GcOptions;
+use treering::id::{ChunkId, Hash, StoreId};
 use treering::verify::Depth;
-use treering::{Error, ErrorKind};
+use treering::{Error, ErrorKind, Store};
 
 use crate::helpers::{Tensor, at, floats, options, trained};
 use crate::sim::{self, Fate, Frames};
@@ -222,19 +222,79 @@ fn same_crc() -> (Vec<u8>, Vec<u8>) {
 fn f108_a_writer_of_an_older_version_stops_when_a_newer_one_has_written() {
     let disk = chained();
     let older = sim::open(&disk, &Fate::new(2)).unwrap();
-    let (last, next) = (Path::new("/store/log/00000000000000000001"), Path::new("/store/log/00000000000000000002"));
     let store = older.config().store;
-    let Ok(Decoded::Entry(mut entry, hash)) = Entry::decode(&disk.content(last).unwrap(), store, 1) else { panic!() };
-    (entry.slot, entry.previous) = (2, hash);
-    let mut bytes = entry.encode(store).unwrap().0;
+    let mut bytes = behind_the_last(&disk, store, |_| ()).encode(store).unwrap().0;
     bytes[6..8].copy_from_slice(&999u16.to_le_bytes());
     let end = bytes.len() - 32;
     let hash = Hash::of(&bytes[..end]);
     bytes[end..].copy_from_slice(&hash.0);
-    disk.damage(next, Some(bytes));
-    let save = |options: &SaveOptions| sim::save(&older, &[floats("model.a", 40, 1)], options);
-    assert!(save(&options("s", 1)).is_err() && save(&options("r", 2)).is_err());
-    assert!(older.forget(&[0]).is_err() && older.tag(&at("r@1"), &["t".into()], &[]).is_err());
-    assert_eq!(sim::slots(&disk), [0, 1, 2]);
-    assert_eq!(sim::observe(&older).unwrap()["r@1"], sim::content_of(&table(1)));
+    disk.damage(Path::new(NEXT), Some(bytes));
+    assert_only_read(&older, &disk, "update treering");
+    assert!(matches!(older.repair(false), Err(Error::EntryUnknown { slot: 2, kind: 999 })));
+}
+
+/// The same where the newer version said what a writer must know.
+#[test]
+fn f108_a_writer_without_a_feature_that_writers_must_know_stops() {
+    let disk = chained();
+    let older = sim::open(&disk, &Fate::new(2)).unwrap();
+    upgrade(&disk, Upgrade { format: 1, readers: vec![], writers: vec!["time-travel".into()] });
+    assert_only_read(&older, &disk, "\"time-travel\"");
+    assert_only_read(&sim::open(&disk, &Fate::new(3)).unwrap(), &disk, "\"time-travel\"");
+    // Nor does it repair anything.
+    disk.damage(Path::new("/store/log/00000000000000000001"), Some(b"nothing".to_vec()));
+    let refused = sim::open(&disk, &Fate::new(4)).unwrap().repair(false).map(drop).unwrap_err();
+    assert!(matches!(refused, Error::FeatureUnknown { .. }), "{refused}");
+}
+
+#[test]
+fn f093_a_reader_without_a_feature_or_a_format_that_readers_must_know_stops() {
+    for (upgraded, word) in [
+        (Upgrade { format: 1, readers: vec!["time-travel".into()], writers: vec![] }, "\"time-travel\""),
+        (Upgrade { format: 2, readers: vec![], writers: vec![] }, "format 2"),
+    ] {
+        let disk = chained();
+        let older = sim::open(&disk, &Fate::new(2)).unwrap();
+        upgrade(&disk, upgraded);
+        let refused = [older.refresh().unwrap_err(), sim::open(&disk, &Fate::new(3)).unwrap_err()];
+        for error in refused {
+            assert!(error.kind() == ErrorKind::Unsupported && error.to_string().contains(word), "{error}");
+            assert_eq!(error.hint().as_deref(), Some("update treering"));
+        }
+    }
+}
+
+const NEXT: &str = "/store/log/00000000000000000002";
+
+/// What a writer would put behind the last entry of [`chained`].
+fn behind_the_last(disk: &SimulatedDisk, store: StoreId, change: impl FnOnce(&mut Entry)) -> Entry {
+    let last = disk.content(Path::new("/store/log/00000000000000000001")).unwrap();
+    let Ok(Decoded::Entry(mut entry, hash)) = Entry::decode(&last, store, 1) else { panic!() };
+    (entry.slot, entry.previous) = (2, hash);
+    change(&mut entry);
+    *entry
+}
+
+fn upgrade(disk: &SimulatedDisk, upgrade: Upgrade) {
+    let store = sim::store_id(disk);
+    let entry = behind_the_last(disk, store, |entry| entry.body = Body::Upgrade(upgrade));
+    disk.damage(Path::new(NEXT), Some(entry.encode(store).unwrap().0));
+}
+
+/// It says so to whoever writes or collects, and goes on reading.
+fn assert_only_read(store: &Store, disk: &SimulatedDisk, word: &str) {
+    let tensors = [floats("model.a", 40, 1)];
+    let refused = [
+        sim::save(store, &tensors, &options("s", 1)).unwrap_err(),
+        sim::save(store, &tensors, &options("r", 2)).unwrap_err(),
+        store.forget(&[0]).unwrap_err(),
+        store.tag(&at("r@1"), &["t".into()], &[]).map(drop).unwrap_err(),
+        store.gc(&GcOptions::default()).map(drop).unwrap_err(),
+    ];
+    for error in refused {
+        let said = format!("{error}; {}", error.hint().unwrap_or_default());
+        assert!(error.kind() == ErrorKind::Unsupported && said.contains(word), "{said}");
+    }
+    assert_eq!(sim::slots(disk), [0, 1, 2]);
+    assert_eq!(sim::observe(store).unwrap()["r@1"], sim::content_of(&table(1)));
 }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use bench::Bench;
-pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Repair, Stats, Verify};
+pub(crate) use check::{Completions, Doctor, Du, DuBy, Man, Rebuild, Repair, Stats, Upgrade, Verify};
 pub(crate) use filter::Filter;
 pub(crate) use help::{GROUPS, command};
 pub(crate) use history::{Best, Fork, Lease, Log, Metric, Runs, Show, Watch, Why};
@@ -93,6 +93,7 @@ pub(crate) enum Command {
     Repair(Repair),
     Bench(Bench),
     Rebuild(Rebuild),
+    Upgrade(Upgrade),
     Doctor(Doctor),
     Stats(Stats),
     Du(Du),

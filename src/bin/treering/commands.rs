@@ -30,6 +30,7 @@ mod stats;
 mod tag;
 mod undo;
 mod untag;
+mod upgrade;
 mod verify;
 mod watch;
 mod why;
@@ -70,6 +71,7 @@ pub(crate) fn run(command: Command, context: &Context) -> Result<ExitCode> {
         Command::Repair(args) => repair::run(&args, context),
         Command::Bench(args) => bench::run(&args, context),
         Command::Rebuild(args) => rebuild::run(&args, context),
+        Command::Upgrade(args) => upgrade::run(&args, context),
         Command::Doctor(args) => doctor::run(&args, context),
         Command::Stats(args) => stats::run(&args, context),
         Command::Du(args) => du::run(&args, context),

@@ -45,6 +45,14 @@ pub(crate) struct Rebuild {
     pub(crate) accept_shorter_log: bool,
 }
 
+/// Raise a store that an older version made to the newest format
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Stores of older formats are read and written as they are. An upgrade adds an
+entry to the log, by which versions that do not know the newest format hear that
+they must not write any more. It cannot be taken back.")]
+pub(crate) struct Upgrade {}
+
 /// Say what about this machine, file system and store limits a promise
 #[derive(Args, Debug)]
 pub(crate) struct Doctor {}

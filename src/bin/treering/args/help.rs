@@ -16,7 +16,7 @@ pub(crate) const GROUPS: &[(&str, &[&str])] = &[
     ("Getting started", &["init", "demo", "completions"]),
     ("History", &["runs", "show", "why", "metric", "annotate", "tag", "untag", "fork", "watch"]),
     ("Taking out", &["cat", "state", "export"]),
-    ("Housekeeping", &["forget", "undo", "lease", "stats", "du", "doctor", "repair", "rebuild"]),
+    ("Housekeeping", &["forget", "undo", "lease", "stats", "du", "doctor", "repair", "rebuild", "upgrade"]),
 ];
 
 /// The whole command line, with its front page.

@@ -124,6 +124,7 @@ fn what_can_be_meant_is_taken() {
         "treering lease a@1 --for 2h",
         "treering repair -n",
         "treering rebuild --accept-shorter-log",
+        "treering upgrade",
         "treering completions zsh",
         "treering man d",
     ] {
