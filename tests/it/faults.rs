@@ -233,6 +233,21 @@ fn f093_a_store_with_a_feature_of_a_later_version_is_refused() {
     assert!(error.to_string().contains("time-travel"), "{error}");
 }
 
+/// Both use one catalog: what the newer one folded, the older one does not see in the log again.
+#[test]
+fn f093_what_a_newer_version_folded_stops_an_older_one_all_the_same() {
+    let place = Place::new();
+    let older = place.reopened();
+    let catalog = rusqlite::Connection::open(place.store.root().join("catalog.sqlite")).unwrap();
+    let body = r#"{"format":1,"readers":["time-travel"]}"#;
+    catalog.execute("INSERT INTO upgrades VALUES (0, ?)", [body]).unwrap();
+    let refused =
+        [older.refresh().unwrap_err(), Store::open(place.store.root(), Options::default()).map(drop).unwrap_err()];
+    for error in refused {
+        assert!(matches!(&error, Error::FeatureUnknown { feature, .. } if feature == "time-travel"), "{error}");
+    }
+}
+
 #[test]
 fn f104_a_store_that_is_copied_while_it_is_in_use() {
     let place = Place::new();

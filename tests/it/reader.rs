@@ -247,7 +247,7 @@ fn write_fixture() {
 
 fn write(name: &str, store: &Store, known: &BTreeMap<String, Expected>) {
     let target = fixtures(name).join("store");
-    remove(&target);
+    assert!(!target.exists(), "{name}: a fixture is never written again");
     remove(&store.root().join("tmp"));
     for from in files_below(store.root()) {
         let to = target.join(from.strip_prefix(store.root()).unwrap());
