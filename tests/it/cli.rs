@@ -109,13 +109,13 @@ fn facts_are_json_with_stable_keys() {
         "gc --dry-run",
         "repair",
         "rebuild",
-        "upgrade",
         "lease r@a --for 2h",
         "fork s r@a",
     ] {
         json(here, line);
     }
     assert_eq!(json(here, "watch r --from 0 --limit 1")["step"], 100);
+    assert_eq!(json(here, "upgrade")["after"], 1);
 }
 
 #[test]

@@ -11,12 +11,12 @@ use crate::context::Context;
 pub(crate) fn run(_args: &Upgrade, context: &Context) -> Result<ExitCode> {
     let store = context.store()?;
     let before = store.upgrade()?;
-    let format = store.format()?;
-    context.print(&json!({ "before": before, "format": format }), |_, out| match before < format {
-        true => {
-            out.line(format_args!("format {before} is format {format} now; versions without it can no longer write"))
+    let after = store.format()?;
+    context.print(&json!({ "before": before, "after": after }), |_, out| {
+        if before == after {
+            return out.line(format_args!("format {after} is the newest already"));
         }
-        false => out.line(format_args!("format {format} is the newest already")),
+        out.line(format_args!("format {before} became {after}: versions that do not know it can no longer write"))
     })?;
     Ok(ExitCode::SUCCESS)
 }
