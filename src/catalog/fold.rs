@@ -8,16 +8,13 @@ use std::ops::Deref;
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::gather::Gathered;
-use super::packs::{PackRow, PackState};
+use super::packs::{PackRef, PackRow, PackState};
 use super::seal::{self, Table};
 use super::{Catalog, broken, packs};
 use crate::error::{Error, Result};
 use crate::format::entry::{Amend, Bad, Body, Commit, Entry, Heal, Metrics, Needs, NewPack, Repack, Void};
 use crate::format::keys::Key;
 use crate::id::{ChunkId, Hash, PackId, SaveId};
-
-/// A pack's row in this catalog.
-pub(super) type PackRef = i64;
 
 impl Catalog {
     /// Adds the entry of the next slot, whose hash is `hash`. The caller has checked the chain.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rusqlite::{Connection, params};
 
-use super::fold::PackRef;
+use super::packs::PackRef;
 use super::seal::{self, Seal, Table};
 use super::{broken, packs};
 use crate::error::Result;

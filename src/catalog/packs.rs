@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::fold::PackRef;
 use super::seal::{self, Seal};
 use super::{Catalog, broken};
 use crate::env::Time;
@@ -12,6 +11,9 @@ use crate::error::Result;
 use crate::format::entry::NewPack;
 use crate::id::{ChunkId, Hash, PackId, SaveId};
 use crate::wire::{Reader, Write};
+
+/// A pack's row in this catalog.
+pub(super) type PackRef = i64;
 
 /// What the log says of a pack.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::fold::PackRef;
+use super::packs::PackRef;
 use super::{Catalog, PackRow, broken, packs};
 use crate::error::Result;
 

@@ -62,6 +62,12 @@ pub fn slot_of(name: &str) -> Option<u64> {
     (Key::entry(slot).0.strip_prefix("log/") == Some(name)).then_some(slot)
 }
 
+/// The pack that a key stands for; `None` for that of something else.
+pub fn pack_of(key: &str) -> Option<PackId> {
+    let pack = key.strip_prefix(PACKS)?.rsplit('/').next()?.parse().ok()?;
+    (Key::pack(pack).0 == key).then_some(pack)
+}
+
 /// The folder of a save's temporary files.
 pub fn tmp_folder(save: SaveId) -> String {
     format!("{TMP}/{save}")
@@ -88,6 +94,16 @@ mod tests {
         assert_eq!(slot_of("00000000000000000042"), Some(42));
         for foreign in ["42", "+0000000000000000042", "00000000000000000042~", "99999999999999999999", ""] {
             assert_eq!(slot_of(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn only_our_own_names_are_packs() {
+        let pack = PackId { save: SaveId([0x3f; 16]), index: 12 };
+        let key = Key::pack(pack);
+        assert_eq!(pack_of(key.as_str()), Some(pack));
+        for foreign in [&key.as_str()[1..], &key.as_str().replace("/3f/", "/40/"), "packs/3f", "packs", "log/0"] {
+            assert_eq!(pack_of(foreign), None, "{foreign}");
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status, is_broken
 use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::format::entry::{Abort, Body, Forget, Unpin};
-use crate::format::keys::Key;
+use crate::format::keys::{self, Key};
 use crate::format::pack;
 use crate::id::{PackId, SaveId};
 use crate::retain::{self, Candidate, Reason, Request};
@@ -164,7 +164,7 @@ impl Store {
     /// is for the next one.
     fn unless_overtaken(&self, error: Error) -> Result<()> {
         if let Error::ObjectMissing { object } = &error
-            && let Some(Ok(pack)) = object.rsplit('/').next().map(str::parse::<PackId>)
+            && let Some(pack) = keys::pack_of(object)
         {
             self.refresh()?;
             if self.catalog().pack(pack)?.is_none_or(|row| !is_live(&row)) {
