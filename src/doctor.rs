@@ -26,7 +26,7 @@ impl Store {
             self.medium(),
             self.space(),
             self.place_of_catalog(),
-            self.format_found()?,
+            self.known_format()?,
             self.entries()?,
             self.temporary()?,
             self.garbage()?,
@@ -60,7 +60,7 @@ impl Store {
         Finding { what: "catalog", fine, says }
     }
 
-    fn format_found(&self) -> Result<Finding> {
+    fn known_format(&self) -> Result<Finding> {
         let format = self.format()?;
         let says = match format {
             FORMAT => format!("{format}, the newest"),
