@@ -22,6 +22,9 @@ use crate::helpers::Tensor;
 /// Where every simulated store lies.
 pub(crate) const ROOT: &str = "/store";
 
+/// No clock goes beyond this, however far it jumps: the year 2239.
+const LAST: i64 = 8_500_000_000_000_000_000;
+
 /// Chance that repeats, and a clock that only a test moves.
 #[derive(Clone, Debug)]
 pub(crate) struct Fate(Arc<(Mutex<u64>, AtomicI64)>);
@@ -52,7 +55,17 @@ impl Fate {
     }
 
     pub(crate) fn pass(&self, secs: i64, disk: &SimulatedDisk) {
-        self.0.1.fetch_add(secs * 1_000_000_000, Ordering::Relaxed);
+        let later = self.now().0.saturating_add(secs * 1_000_000_000);
+        self.be(later.min(LAST), disk);
+    }
+
+    /// It is later than it ever was.
+    pub(crate) fn pass_all(&self, disk: &SimulatedDisk) {
+        self.be(LAST + LAST / 64, disk);
+    }
+
+    fn be(&self, nanos: i64, disk: &SimulatedDisk) {
+        self.0.1.store(nanos, Ordering::Relaxed);
         disk.set_now(self.now());
     }
 }
