@@ -103,12 +103,12 @@ fn difference_alone(name: &str, dtype: &str, base: &[u8], bytes: &[u8]) {
     let (layout, codec) = (DType::new(dtype).layout(), codec::by_id(CodecId::DELTA).expect("a codec of ours"));
     let (mut chunk, mut other, mut body) = (vec![0; CHUNK], vec![0; CHUNK], Vec::with_capacity(2 * CHUNK));
     let mut scratch = Scratch::new();
-    let mut seconds = [[0.0; ROUNDS + 1]; 3];
-    for round in 0..=ROUNDS {
+    let mut rounds = [[0.0; 3]; ROUNDS + 1];
+    for seconds in &mut rounds {
         let mut timed = |what: usize, work: &mut dyn FnMut()| {
             let start = Instant::now();
             work();
-            seconds[what][round] += start.elapsed().as_secs_f64();
+            seconds[what] += start.elapsed().as_secs_f64();
         };
         for (bytes, base) in bytes.chunks_exact(CHUNK).zip(base.chunks_exact(CHUNK)) {
             chunk.copy_from_slice(bytes);
@@ -126,7 +126,8 @@ fn difference_alone(name: &str, dtype: &str, base: &[u8], bytes: &[u8]) {
         }
     }
     // The first round does not count.
-    let [encoding, decoding, copying] = seconds.map(|each| bytes.len() as f64 / median(&each[1..]) / 1e9);
+    let of = |what: usize| rounds[1..].iter().map(|seconds| seconds[what]).collect::<Vec<f64>>();
+    let [encoding, decoding, copying] = [0, 1, 2].map(|what| bytes.len() as f64 / median(&of(what)) / 1e9);
     println!("{name:<28} {:<6} {:>7} {encoding:>8.2} {decoding:>8.2} {copying:>9.2}", "alone", "");
 }
 
