@@ -87,7 +87,7 @@ impl Store {
         self.make_sure()?;
         let parent = self.parent_of(options)?;
         let lineage = commit::lineage(&self.catalog(), &parent, options)?;
-        let packs = PackWriter::shared(self, part.save, part.rank * PACKS_EACH, staging);
+        let packs = PackWriter::shared(self, part.save, part.rank * PACKS_EACH, part.ranks, staging);
         let options = SaveOptions { state: None, dry_run: false, ..options.clone() };
         let packed = self.pack_up(inputs, &options, &lineage, None, packs, |writer| Ok(writer.take_shares()))?;
         self.check_stop()?;
@@ -176,7 +176,7 @@ impl JointSave {
         let parent = store.parent_of(options)?;
         let lineage = commit::lineage(&store.catalog(), &parent, options)?;
         let staging = self.staging.take().ok_or_else(|| Error::Bug("a joint save that has ended".into()))?;
-        let packs = PackWriter::shared(&store, self.save, ranks * PACKS_EACH, staging);
+        let packs = PackWriter::shared(&store, self.save, ranks * PACKS_EACH, 1, staging);
         let (schema_bytes, lengths) = (schema.encode(), schema.tensors.iter().map(|tensor| tensor.meta.bytes));
         let schema_id = ChunkId::of(&schema_bytes);
         let packed = store.pack_up(&Inputs::default(), options, &lineage, Some(schema_id), packs, |writer| {

@@ -73,7 +73,7 @@ pub struct Options {
     pub threads: usize,
     /// Bytes in flight between input and packs, at most.
     pub memory_bytes: usize,
-    /// A pack is closed once its frames pass this many bytes.
+    /// A pack is closed once its frames pass this many bytes; in a save that has 64 already, once they pass more.
     pub pack_bytes: u64,
     /// The clock and the chance.
     pub env: Env,

@@ -1,6 +1,7 @@
 //! Writing the packs of one save.
 //!
-//! Frames come in order and go into packs of about 64 MiB. A full pack goes to the device while the next is filled. The
+//! Frames come in order and go into packs of about 64 MiB, of a large save into larger ones: all of its packs are open
+//! files until it commits, and its entry names each. A full pack goes to the device while the next is filled. The
 //! footers come last, all of them, since each repeats the commit that names the manifest; then every pack is synced,
 //! linked, and its folder synced. Only after that may an entry name them.
 
@@ -16,6 +17,14 @@ use crate::id::{ChunkId, PackId, SaveId};
 
 /// Frames are handed on in pieces of this size.
 const BUFFER_BYTES: usize = 1 << 20;
+/// After so many packs of a save, of all of its writers together, the next ones are twice as large.
+const PACKS_OF_A_SIZE: u64 = 64;
+
+/// A pack is full with so many bytes of frames, of which the writer has closed `closed`, as one of `writers`.
+fn full_at(least_bytes: u64, closed: u64, writers: u64) -> u64 {
+    let doubled = (closed * writers / PACKS_OF_A_SIZE).min(u64::from(least_bytes.leading_zeros()));
+    least_bytes.checked_shl(doubled as u32).unwrap_or(u64::MAX)
+}
 
 /// The packs of a save that has not committed.
 #[derive(Debug)]
@@ -24,6 +33,8 @@ pub(crate) struct PackWriter {
     save: SaveId,
     /// The number of its first pack.
     first: u32,
+    /// How many processes write packs of this save.
+    writers: u32,
     staging: Option<Box<dyn Staging>>,
     closed: Vec<Closed>,
     open: Option<Open>,
@@ -69,12 +80,28 @@ pub(crate) struct FrameInfo {
 impl PackWriter {
     pub(crate) fn new(store: &Store, save: SaveId) -> PackWriter {
         let (closed, open) = (Vec::new(), None);
-        PackWriter { store: store.clone(), save, first: 0, staging: None, closed, open, stored: 0, dry: false }
+        PackWriter {
+            store: store.clone(),
+            save,
+            first: 0,
+            writers: 1,
+            staging: None,
+            closed,
+            open,
+            stored: 0,
+            dry: false,
+        }
     }
 
     /// One of several of a save: its packs are numbered from `first` on.
-    pub(crate) fn shared(store: &Store, save: SaveId, first: u32, staging: Box<dyn Staging>) -> PackWriter {
-        PackWriter { first, staging: Some(staging), ..PackWriter::new(store, save) }
+    pub(crate) fn shared(
+        store: &Store,
+        save: SaveId,
+        first: u32,
+        writers: u32,
+        staging: Box<dyn Staging>,
+    ) -> PackWriter {
+        PackWriter { first, writers, staging: Some(staging), ..PackWriter::new(store, save) }
     }
 
     /// One that only counts.
@@ -111,8 +138,9 @@ impl PackWriter {
         } else {
             open.buffer.extend_from_slice(frame);
         }
-        let full = open.end - HEADER_BYTES >= self.store.options().pack_bytes;
-        if full { self.close() } else { Ok(()) }
+        let frames_bytes = open.end - HEADER_BYTES;
+        let full = full_at(self.store.options().pack_bytes, self.closed.len() as u64, self.writers.into());
+        if frames_bytes >= full { self.close() } else { Ok(()) }
     }
 
     /// What follows may go another way than what was put so far: a pack of at least so many bytes is closed.
@@ -217,4 +245,29 @@ impl Published {
 
 fn joined<T>(handle: JoinHandle<Result<T>>) -> Result<T> {
     handle.join().unwrap_or_else(|_| Err(Error::Bug("a writer panicked".into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::entry::BYTES_MAX;
+    use crate::format::pack::TARGET_BYTES;
+
+    #[test]
+    fn the_packs_of_a_large_save_fit_into_an_entry_and_are_not_too_many_to_be_open() {
+        let new = NewPack { index: u32::MAX, bytes: u64::MAX, footer: crate::id::Hash([0; 32]) };
+        let entry_bytes = serde_json::to_vec(&new).unwrap().len() as u64;
+        for (writers, each_bytes) in [(1, 16 << 40), (8, 4 << 40), (64, 256 << 30), (1000, 32 << 30)] {
+            let (mut closed, mut bytes) = (0, 0);
+            while bytes < each_bytes {
+                bytes += full_at(TARGET_BYTES, closed, writers);
+                closed += 1;
+            }
+            assert!(closed <= 1000, "{closed} packs of one of {writers} writers");
+            let all = closed * writers;
+            assert!(all * entry_bytes < BYTES_MAX as u64 * 3 / 4, "{all} packs of {writers} writers");
+        }
+        assert_eq!((full_at(100, 63, 1), full_at(100, 64, 1), full_at(100, 0, 1000)), (100, 200, 100));
+        assert_eq!(full_at(1 << 40, u64::MAX / 64, 64), 1 << 63);
+    }
 }

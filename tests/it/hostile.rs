@@ -146,7 +146,7 @@ fn a_store_that_is_missing_or_newer_says_so() {
     assert!(matches!(missing, Err(Error::StoreMissing { .. })), "{missing:?}");
     let config = place.store.root().join("treering.json");
     let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text.replace("\"format\": 0", "\"format\": 7")).unwrap();
+    std::fs::write(&config, text.replace("\"format\": 1", "\"format\": 7")).unwrap();
     let newer = Store::open(place.store.root(), Options::default());
     assert!(matches!(newer, Err(Error::StoreNewer { found: 7, .. })), "{newer:?}");
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use treering::monitor::Monitor;
 use treering::save::Inputs;
+use treering::store::{Options, Store};
 
 use crate::helpers::{Place, at, floats, options};
 
@@ -42,6 +43,24 @@ fn a_change_costs_what_changed() {
     assert_eq!(report.sizes.encoded, 2_000_000);
     place.assert_restores("r@1", &one);
     place.assert_restores("r@2", &two);
+}
+
+/// Every pack of a save is named by its entry, and is an open file until then.
+#[test]
+fn the_packs_of_a_save_grow_as_they_become_many() {
+    let mut place = Place::new();
+    let small = Options { pack_bytes: 1 << 10, ..Options::default() };
+    place.store = Store::create(place.path("small packs"), None, small).unwrap();
+    // Frames of 400 bytes and a little, three to the first packs.
+    let tensors: Vec<_> = (0..1500).map(|n| floats(&format!("model.t{n:04}"), 115, n)).collect();
+    let file = place.file("1.safetensors", &tensors);
+    place.save("r", 1, &file);
+    let mut sizes: Vec<u64> = place.packs().iter().map(|pack| std::fs::metadata(pack).unwrap().len()).collect();
+    sizes.sort_unstable();
+    assert!((150..260).contains(&sizes.len()), "{} packs", sizes.len());
+    assert!(sizes[sizes.len() - 2] > 3 * sizes[1], "{sizes:?}");
+    place.assert_restores("r@1", &file);
+    assert!(place.reopened().verify(treering::verify::Depth::Deep).unwrap().is_sound());
 }
 
 #[test]
