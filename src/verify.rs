@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::Instant;
 
+use rustix::io::Errno;
+
 use crate::catalog::{CheckpointRow, Filter, PackRow, PackState};
 use crate::codec;
 use crate::error::{Error, Result};
@@ -17,7 +19,7 @@ use crate::format::pack::{self, Footer};
 use crate::id::{ChunkId, PackId};
 use crate::monitor::Unit;
 use crate::parallel;
-use crate::store::{ChunkTool, Manifest, Store, WHOLE};
+use crate::store::{ChunkTool, Manifest, PackSet, Store, WHOLE};
 
 /// How much is read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -213,13 +215,14 @@ impl Store {
             match found {
                 Ok((footer, bytes)) => {
                     // Nothing is read with the help of a header.
-                    if let Err(error) = self.check_header(pack) {
+                    if let Err(error) = unless_short(self.check_header(pack))? {
                         let object = Key::pack(pack.pack).to_string();
                         lock().damage.insert(Damage { object, chunk: None, why: said(&error) });
                     }
                     self.catalog().put_footer(pack, &bytes);
                     whole.push((pack.clone(), footer));
                 }
+                Err(error) if is_shortage(&error) => return Err(error),
                 Err(error) => {
                     let mut found = lock();
                     found.damage.insert(Damage {
@@ -232,30 +235,29 @@ impl Store {
             }
         }
         if depth >= Depth::Stored {
-            let sets = whole.iter().map(|(pack, _)| self.pack_set(vec![pack.clone()])).collect::<Result<Vec<_>>>()?;
-            let frames = whole
-                .iter()
-                .zip(&sets)
-                .flat_map(|((pack, footer), set)| footer.rows.iter().map(move |row| (pack, row, set)));
+            let packs = whole.iter().map(|(pack, _)| pack.clone()).collect();
+            let set = (depth == Depth::Deep).then(|| self.pack_set(packs)).transpose()?;
+            let frames = whole.iter().flat_map(|(pack, footer)| footer.rows.iter().map(move |row| (pack, row)));
             parallel::for_each(
                 self.threads(),
                 frames,
                 || (ChunkTool::default(), Vec::new(), Vec::new()),
-                |(tool, frame, chunk): &mut (ChunkTool, Vec<u8>, Vec<u8>), (pack, row, set)| {
+                |(tool, frame, chunk): &mut (ChunkTool, Vec<u8>, Vec<u8>), (pack, row)| {
                     self.check_stop()?;
                     // A difference is decoded when its base is: below.
-                    let deep = depth == Depth::Deep && row.bases.is_empty();
-                    let checked = if deep {
+                    let deep = set.as_ref().filter(|_| row.bases.is_empty());
+                    let checked = if let Some(set) = deep {
                         chunk.resize(row.chunk_bytes as usize, 0);
-                        set.read(row.chunk, tool, chunk)
+                        set.read_copy(row.chunk, pack.pack, tool, chunk).map(drop)
                     } else {
                         frame.resize(row.frame_bytes as usize, 0);
                         self.read_frame(pack, row, frame)
                     };
+                    let checked = unless_short(checked)?;
                     let mut found = lock();
                     found.frames += 1;
                     found.stored += u64::from(row.frame_bytes);
-                    found.raw += if deep { u64::from(row.chunk_bytes) } else { 0 };
+                    found.raw += if deep.is_some() { u64::from(row.chunk_bytes) } else { 0 };
                     if let Err(error) = checked {
                         let object = Key::pack(pack.pack).to_string();
                         found.damage.insert(Damage { object, chunk: Some(row.chunk), why: said(&error) });
@@ -265,8 +267,8 @@ impl Store {
                     Ok(())
                 },
             )?;
-            if depth == Depth::Deep {
-                self.verify_differences(&whole, &findings)?;
+            if let Some(set) = &set {
+                self.verify_differences(&whole, set, &findings)?;
             }
         }
         self.monitor().end();
@@ -274,17 +276,16 @@ impl Store {
     }
 
     /// Decodes every difference once: from each chunk that is stored without a base to all that rest on it.
-    fn verify_differences(&self, whole: &[(PackRow, Footer)], findings: &Mutex<Findings>) -> Result<()> {
+    fn verify_differences(&self, whole: &[(PackRow, Footer)], set: &PackSet, findings: &Mutex<Findings>) -> Result<()> {
         let mut resting: HashMap<ChunkId, Vec<Difference<'_>>> = HashMap::new();
         for (pack, row) in whole.iter().flat_map(|(pack, footer)| footer.rows.iter().map(move |row| (pack, row))) {
             row.bases.iter().for_each(|base| resting.entry(*base).or_default().push(Difference { pack, row }));
         }
-        let set = self.pack_set(whole.iter().map(|(pack, _)| pack.clone()).collect())?;
         let roots = resting.keys().filter(|base| set.how_stored(**base).is_some_and(|how| how.depth == 0));
         let chains = Chains { store: self, resting: &resting, seen: Mutex::default(), findings };
         parallel::for_each(self.threads(), roots, ChunkTool::default, |tool: &mut ChunkTool, root| {
             // A root that cannot be read is known by now, and so is what rests on it.
-            let Ok(bytes) = set.read_whole(*root, tool) else { return Ok(()) };
+            let Ok(bytes) = unless_short(set.read_whole(*root, tool))? else { return Ok(()) };
             chains.follow(*root, 0, &bytes, tool)
         })
     }
@@ -333,7 +334,8 @@ impl Store {
         let sound: Vec<PackRow> = packs.into_iter().filter(|pack| !findings.bad_packs.contains(&pack.pack)).collect();
         let lost = Manifest::open_from(self.pack_set(sound)?, row.clone())
             .and_then(|manifest| manifest.lost(&|pack, chunk| findings.bad_chunks.contains(&(pack, chunk))));
-        Ok(lost.unwrap_or_else(|error| vec![format!("everything (its manifest cannot be read: {})", said(&error))]))
+        Ok(unless_short(lost)?
+            .unwrap_or_else(|error| vec![format!("everything (its manifest cannot be read: {})", said(&error))]))
     }
 }
 
@@ -364,7 +366,7 @@ impl Chains<'_> {
         for difference in resting.filter(|difference| difference.row.depth > depth) {
             self.store.check_stop()?;
             let Difference { pack, row } = *difference;
-            let decoded = self.decode(*difference, bytes, tool);
+            let decoded = unless_short(self.decode(*difference, bytes, tool))?;
             {
                 let mut found = self.findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                 found.raw += u64::from(row.chunk_bytes);
@@ -390,6 +392,20 @@ impl Chains<'_> {
         let decoded = codec::decode(row.codec, body, codec::Base::Bytes(base), &mut tool.scratch, &mut bytes);
         decoded.map_err(|e| bad(e.to_string()))?;
         if ChunkId::of(&bytes) == row.chunk { Ok(bytes) } else { Err(bad("its bytes have another hash".into())) }
+    }
+}
+
+/// What the process or the machine is short of says nothing of the store.
+fn is_shortage(error: &Error) -> bool {
+    let Error::Io { source, .. } = error else { return false };
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|errno| source.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// What was found, good or bad; or the error that nothing could be found out.
+fn unless_short<T>(found: Result<T>) -> Result<Result<T>> {
+    match found {
+        Err(error) if is_shortage(&error) => Err(error),
+        found => Ok(found),
     }
 }
 

@@ -134,6 +134,20 @@ fn f022_without_descriptors_the_error_is_typed() {
     }
     assert!(failed > 2 && saved > 2, "{failed} failed, {saved} saved");
     is_as_it_was(&place, &files);
+    // That it cannot look is no finding: nothing is said to be damaged, and least of all marked.
+    let entries = place.store.stats().unwrap().entries;
+    let mut sound = 0;
+    for limit in 6..40 {
+        for command in ["verify --deep", "repair"] {
+            let output = sh(&place, &format!("ulimit -n {limit}; $treering {command}"));
+            match output.status.success() {
+                true => sound += 1,
+                false => drop(typed(&output)),
+            }
+        }
+    }
+    assert!(sound > 20, "{sound}");
+    assert_eq!(place.reopened().stats().unwrap().entries, entries);
 }
 
 /// Nothing is allocated because a file is large: each of these would take all memory, and then some.

@@ -60,7 +60,8 @@ fn the_packs_of_a_save_grow_as_they_become_many() {
     assert!((150..260).contains(&sizes.len()), "{} packs", sizes.len());
     assert!(sizes[sizes.len() - 2] > 3 * sizes[1], "{sizes:?}");
     place.assert_restores("r@1", &file);
-    assert!(place.reopened().verify(treering::verify::Depth::Deep).unwrap().is_sound());
+    let report = place.reopened().verify(treering::verify::Depth::Deep).unwrap();
+    assert!(report.is_sound(), "{report:?}");
 }
 
 #[test]
