@@ -1,7 +1,7 @@
 //! Writing the packs of one save.
 //!
-//! Frames come in order and go into packs of about 64 MiB, of a large save into larger ones: all of its packs are open
-//! files until it commits, and its entry names each. A full pack goes to the device while the next is filled. The
+//! Frames come in order and go into packs of about 64 MiB, of a large save into larger ones: its entry names each, and all
+//! get their footers at once. A full pack goes to the device while the next is filled. The
 //! footers come last, all of them, since each repeats the commit that names the manifest; then every pack is synced,
 //! linked, and its folder synced. Only after that may an entry name them.
 
@@ -254,7 +254,7 @@ mod tests {
     use crate::format::pack::TARGET_BYTES;
 
     #[test]
-    fn the_packs_of_a_large_save_fit_into_an_entry_and_are_not_too_many_to_be_open() {
+    fn the_packs_of_a_large_save_fit_into_an_entry_and_are_not_too_many_at_once() {
         let new = NewPack { index: u32::MAX, bytes: u64::MAX, footer: crate::id::Hash([0; 32]) };
         let entry_bytes = serde_json::to_vec(&new).unwrap().len() as u64;
         for (writers, each_bytes) in [(1, 16 << 40), (8, 4 << 40), (64, 256 << 30), (1000, 32 << 30)] {

@@ -45,7 +45,7 @@ fn a_change_costs_what_changed() {
     place.assert_restores("r@2", &two);
 }
 
-/// Every pack of a save is named by its entry, and is an open file until then.
+/// Every pack of a save is named by its entry, and all get their footers at once.
 #[test]
 fn the_packs_of_a_save_grow_as_they_become_many() {
     let mut place = Place::new();
