@@ -1,9 +1,9 @@
 //! Writing the packs of one save.
 //!
-//! Frames come in order and go into packs of about 64 MiB, of a large save into larger ones: its entry names each, and all
-//! get their footers at once. A full pack goes to the device while the next is filled. The
-//! footers come last, all of them, since each repeats the commit that names the manifest; then every pack is synced,
-//! linked, and its folder synced. Only after that may an entry name them.
+//! Frames come in order and go into packs of about 64 MiB, of a large save into larger ones: its entry names each. A full
+//! pack goes to the device while the next is filled. The footers come last, all of them, since each repeats the commit
+//! that names the manifest; then every pack is synced, linked, and its folder synced. Only after that may an entry name
+//! them.
 
 use std::thread::JoinHandle;
 
