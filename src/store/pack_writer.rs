@@ -22,8 +22,8 @@ const PACKS_OF_A_SIZE: u64 = 64;
 
 /// A pack is full with so many bytes of frames, of which the writer has closed `closed`, as one of `writers`.
 fn full_at(least_bytes: u64, closed: u64, writers: u64) -> u64 {
-    let doubled = (closed * writers / PACKS_OF_A_SIZE).min(u64::from(least_bytes.leading_zeros()));
-    least_bytes.checked_shl(doubled as u32).unwrap_or(u64::MAX)
+    let doubled = closed.saturating_mul(writers) / PACKS_OF_A_SIZE;
+    least_bytes.saturating_mul(1 << doubled.min(63))
 }
 
 /// The packs of a save that has not committed.
@@ -268,6 +268,6 @@ mod tests {
             assert!(all * entry_bytes < BYTES_MAX as u64 * 3 / 4, "{all} packs of {writers} writers");
         }
         assert_eq!((full_at(100, 63, 1), full_at(100, 64, 1), full_at(100, 0, 1000)), (100, 200, 100));
-        assert_eq!(full_at(1 << 40, u64::MAX / 64, 64), 1 << 63);
+        assert_eq!(full_at(1 << 40, u64::MAX, 64), u64::MAX);
     }
 }
