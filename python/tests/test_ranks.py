@@ -13,7 +13,7 @@ import textwrap
 import treering
 
 BEGIN = """
-import os, signal, sys, time
+import atexit, os, signal, sys, time
 import torch, torch.distributed as dist
 import treering
 from treering import ranks
@@ -51,10 +51,15 @@ dist.init_process_group("gloo")
 rank = dist.get_rank()
 """
 
+#: What is registered for the end runs, but the interpreter is not taken down: whoever still refers to a group keeps gloo's
+#: threads, and torch aborts a process in which one of them drops a tensor that late.
 END = """
 dist.destroy_process_group()
 for child in children:
     assert os.waitpid(child, 0)[1] == 0
+atexit._run_exitfuncs()
+sys.stdout.flush()
+os._exit(0)
 """
 
 
