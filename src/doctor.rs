@@ -40,7 +40,7 @@ impl Store {
                 (false, "a file system in memory: a save survives any process, and no power loss".to_string())
             }
             Durability::Local if network => {
-                (false, "a network file system: locks of savers on other machines are not seen".into())
+                (false, "a network file system: what is collected, or left by dead savers, is freed late".into())
             }
             Durability::Local => (true, "a local file system: a save survives a power loss".into()),
         };

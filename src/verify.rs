@@ -120,11 +120,10 @@ impl Store {
         let mut damage = cold.verify_log(&mut report)?;
         let packs: Vec<PackRow> =
             cold.catalog().packs()?.into_iter().filter(|pack| pack.state == PackState::Live).collect();
-        let lying: BTreeMap<PackId, u64> =
-            self.backend().packs()?.iter().map(|lying| (lying.pack, lying.bytes)).collect();
+        let lying: Vec<PackId> = self.backend().packs()?.iter().map(|lying| lying.pack).collect();
         let known: HashSet<PackId> = packs.iter().map(|pack| pack.pack).collect();
-        report.foreign = cold.foreign(&known, lying.keys())?;
-        let findings = cold.verify_packs(&packs, &lying, depth)?;
+        report.foreign = cold.foreign(&known, &lying)?;
+        let findings = cold.verify_packs(&packs, depth)?;
         report.packs = packs.len() as u64;
         (report.frames, report.stored_bytes, report.raw_bytes) = (findings.frames, findings.stored, findings.raw);
         damage.extend(findings.damage.iter().cloned());
@@ -189,10 +188,10 @@ impl Store {
         Ok(damage.into_iter().partition(is_known))
     }
 
-    fn foreign<'a>(&self, known: &HashSet<PackId>, lying: impl Iterator<Item = &'a PackId>) -> Result<Vec<PackId>> {
+    fn foreign(&self, known: &HashSet<PackId>, lying: &[PackId]) -> Result<Vec<PackId>> {
         let catalog = self.catalog();
         let mut foreign = Vec::new();
-        for &pack in lying.filter(|pack| !known.contains(pack)) {
+        for &pack in lying.iter().filter(|pack| !known.contains(pack)) {
             if catalog.pack(pack)?.is_none_or(|row| row.state == PackState::Swept) {
                 foreign.push(pack);
             }
@@ -200,7 +199,7 @@ impl Store {
         Ok(foreign)
     }
 
-    fn verify_packs(&self, packs: &[PackRow], lying: &BTreeMap<PackId, u64>, depth: Depth) -> Result<Findings> {
+    fn verify_packs(&self, packs: &[PackRow], depth: Depth) -> Result<Findings> {
         let findings = Mutex::new(Findings::default());
         let lock = || findings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let total = packs.iter().map(|pack| pack.bytes).sum();
@@ -208,11 +207,8 @@ impl Store {
         let mut whole: Vec<(PackRow, Footer)> = Vec::new();
         for pack in packs {
             self.check_stop()?;
-            let found = match lying.get(&pack.pack) {
-                None => Err(Error::ObjectMissing { object: Key::pack(pack.pack).to_string() }),
-                Some(_) => self.read_footer(pack),
-            };
-            match found {
+            // It is looked for by its name: a listing may be late.
+            match self.read_footer(pack) {
                 Ok((footer, bytes)) => {
                     // Nothing is read with the help of a header.
                     if let Err(error) = unless_short(self.check_header(pack))? {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use treering::Store;
-use treering::disk::{Disk, DiskFile, Lock, Name, RealDisk};
+use treering::disk::{Disk, DiskFile, FileSystem, Lock, Name, RealDisk};
 use treering::format::safetensors;
 use treering::save::{Inputs, SaveOptions, SaveReport};
 use treering::store::{Address, Options, Point};
@@ -218,6 +218,10 @@ impl Disk for BenchDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         self.disk.lock(path)
+    }
+
+    fn kind(&self, path: &Path) -> FileSystem {
+        self.disk.kind(path)
     }
 }
 

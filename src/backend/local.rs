@@ -8,9 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::{Backend, LyingPack, Object, Sink, Staging};
-use crate::disk::{Disk, DiskFile, Lock, Name};
+use crate::disk::{Disk, DiskFile, FileSystem, Lock, Name};
 use crate::env::{Env, Time};
 use crate::error::{Context, Error, Result};
 use crate::format::keys::{self, Key};
@@ -22,6 +23,17 @@ const BEGIN_TRIES: u32 = 100;
 /// Times that an entry's file is written, if it vanishes before it has its name.
 const ENTRY_TRIES: u32 = 3;
 const ENTRY_PREFIX: &str = "entry-";
+/// Temporary files of entries that are older than this belong to nobody.
+const STALE_SECS: u64 = 3600;
+/// On a network file system the lock of a saver on another machine may not be seen: what changed within so long is its own.
+const ABANDONED_SECS: u64 = 24 * 3600;
+/// What a machine knows of a folder it may believe for so long: a minute, where NFS is mounted without further words.
+const NETWORK_LAG: Duration = Duration::from_secs(65);
+/// Readers on other machines may go on with what was forgotten for so long, where a file that is removed is gone for who
+/// has opened it.
+const NETWORK_GRACE: Duration = Duration::from_secs(15 * 60);
+/// Files are compared in pieces of this size.
+const COMPARE_BYTES: usize = 1 << 20;
 /// Room for the largest entry and what surrounds it.
 const RESERVE_BYTES: usize = 2 << 20;
 
@@ -55,7 +67,7 @@ impl LocalBackend {
         self.check_exclusive()?;
         let temporary = self.temporary_name();
         self.write_new(&temporary, config)?;
-        let linked = self.link_new(&temporary, &Key::config());
+        let linked = self.link_own(&temporary, &Key::config());
         self.discard(&temporary);
         linked.map_err(|e| match e {
             Error::ObjectExists { .. } => Error::StoreExists { path: self.root.clone() },
@@ -67,6 +79,11 @@ impl LocalBackend {
             Some(parent) => self.sync_folder(parent),
             None => Ok(()),
         }
+    }
+
+    /// Other machines use the same files.
+    fn is_network(&self) -> bool {
+        self.disk.kind(&self.root) == FileSystem::Network
     }
 
     fn path(&self, key: &Key) -> PathBuf {
@@ -133,6 +150,33 @@ impl LocalBackend {
         })
     }
 
+    /// The same for what nobody else can make: where the answer to a link was lost and it was sent again, its own name is
+    /// in the way.
+    fn link_own(&self, from: &Path, key: &Key) -> Result<()> {
+        match self.link_new(from, key) {
+            Err(Error::ObjectExists { .. }) if self.is_same(from, &self.path(key)).unwrap_or(false) => Ok(()),
+            linked => linked,
+        }
+    }
+
+    fn is_same(&self, a: &Path, b: &Path) -> io::Result<bool> {
+        let (a, b) = (self.disk.open(a)?, self.disk.open(b)?);
+        let bytes = a.bytes()?;
+        if bytes != b.bytes()? {
+            return Ok(false);
+        }
+        let mut buffers = [vec![0; COMPARE_BYTES.min(bytes as usize)], vec![0; COMPARE_BYTES.min(bytes as usize)]];
+        for offset in (0..bytes).step_by(COMPARE_BYTES) {
+            let length = COMPARE_BYTES.min((bytes - offset) as usize);
+            a.read_exact_at(&mut buffers[0][..length], offset)?;
+            b.read_exact_at(&mut buffers[1][..length], offset)?;
+            if buffers[0][..length] != buffers[1][..length] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Tells a file system without links from a folder that may not be written.
     fn may_link(&self) -> bool {
         let (a, b) = (self.temporary_name(), self.temporary_name());
@@ -161,6 +205,14 @@ impl LocalBackend {
         }
     }
 
+    /// Removes a file. That it is gone already may be the answer to the same, sent twice.
+    fn remove(&self, path: &Path) -> Result<()> {
+        match self.disk.unlink(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.context("remove", path),
+        }
+    }
+
     /// A temporary file that is not removed is found by the next collection.
     fn discard(&self, path: &Path) {
         let _ = self.disk.unlink(path);
@@ -182,16 +234,19 @@ impl LocalBackend {
         Ok(self.list(folder)?.into_iter().filter_map(lying))
     }
 
-    /// Removes a save's place, whose lock the caller holds.
+    /// Removes a save's place, whose lock the caller holds: alone, but over a network.
     fn remove_staging(&self, folder: &Path) -> Result<()> {
-        for name in self.disk.list(folder).context("list", folder)? {
+        let inside = match self.disk.list(folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            listed => listed.context("list", folder)?,
+        };
+        for name in inside {
             if name.name != LOCK {
-                self.disk.unlink(&folder.join(&name.name)).context("remove", folder)?;
+                self.remove(&folder.join(&name.name))?;
             }
         }
         // The lock goes last: until then a second reaper keeps away.
-        let lock = folder.join(LOCK);
-        self.disk.unlink(&lock).context("remove", &lock)?;
+        self.remove(&folder.join(LOCK))?;
         self.remove_emptied(folder)
     }
 
@@ -238,10 +293,10 @@ impl Backend for LocalBackend {
     fn put_receipt(&self, save: SaveId, rank: u32, bytes: &[u8]) -> Result<()> {
         // It need not outlive a power loss: the save that waits for it would not either.
         let temporary = self.root.join(keys::tmp_folder(save)).join(format!("receipt-{rank}"));
-        let mut file = self.disk.create(&temporary).context("create", &temporary)?;
-        file.append(bytes).context("write", &temporary)?;
+        let mut file = staged(self.disk.create(&temporary), "create", &temporary)?;
+        staged(file.append(bytes), "write", &temporary)?;
         drop(file);
-        self.link_new(&temporary, &Key::receipt(save, rank))
+        self.link_own(&temporary, &Key::receipt(save, rank)).map_err(|e| unless_gone(e, &temporary))
     }
 
     fn remove_receipts(&self, save: SaveId) -> Result<()> {
@@ -261,9 +316,7 @@ impl Backend for LocalBackend {
         // Whoever sleeps long enough finds that a collection has taken the file for one of a dead process.
         for _ in 1..ENTRY_TRIES {
             match &linked {
-                Err(Error::Io { op: "link", source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-                    linked = self.link_entry(slot, bytes);
-                }
+                Err(Error::Io { source, .. }) if is_gone(source) => linked = self.link_entry(slot, bytes),
                 _ => break,
             }
         }
@@ -289,7 +342,7 @@ impl Backend for LocalBackend {
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         let path = self.path(key);
         let file = self.disk.open(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => Error::ObjectMissing { object: key.to_string() },
+            _ if is_gone(&source) => Error::ObjectMissing { object: key.to_string() },
             _ => Error::Io { op: "open", path: path.clone(), source },
         })?;
         let bytes = file.bytes().context("read", &path)?;
@@ -316,11 +369,7 @@ impl Backend for LocalBackend {
     }
 
     fn delete_pack(&self, pack: PackId) -> Result<()> {
-        let path = self.path(&Key::pack(pack));
-        match self.disk.unlink(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            deleted => deleted.context("remove", &path),
-        }
+        self.remove(&self.path(&Key::pack(pack)))
     }
 
     fn sync_deletions(&self, packs: &[PackId]) -> Result<()> {
@@ -337,10 +386,13 @@ impl Backend for LocalBackend {
             .collect())
     }
 
-    fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()> {
+    fn reap(&self, now: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()> {
+        let stale = now.minus_secs(STALE_SECS);
+        // Where locks say all, age says nothing.
+        let abandoned = if self.is_network() { now.minus_secs(ABANDONED_SECS) } else { Time(i64::MAX) };
         for name in self.list(keys::TMP)? {
             let Ok(save) = name.name.parse::<SaveId>() else {
-                if !name.folder && name.modified < before && name.name.starts_with(ENTRY_PREFIX) {
+                if !name.folder && name.modified < stale && name.name.starts_with(ENTRY_PREFIX) {
                     self.discard(&self.root.join(keys::TMP).join(&name.name));
                 }
                 continue;
@@ -348,7 +400,10 @@ impl Backend for LocalBackend {
             let folder = self.root.join(keys::tmp_folder(save));
             // Without a lock file it is being made right now, or was left by a crash long ago.
             let inside = self.disk.list(&folder).unwrap_or_default();
-            if name.modified >= before && inside.iter().all(|file| file.name != LOCK) {
+            if name.modified >= stale && inside.iter().all(|file| file.name != LOCK) {
+                continue;
+            }
+            if newest(&name, &inside) >= abandoned {
                 continue;
             }
             // Taking the lock proves that its owner is gone. It is held until the folder is empty.
@@ -365,9 +420,9 @@ impl Backend for LocalBackend {
         }
         // Receipts whose save has no place any more: a power loss may keep the one and take the other.
         for name in self.list(keys::PARTS)? {
-            if let Ok(save) = name.name.parse::<SaveId>()
-                && !self.is_staged(save)?
-            {
+            let Ok(save) = name.name.parse::<SaveId>() else { continue };
+            let inside = self.disk.list(&self.root.join(keys::PARTS).join(&name.name)).unwrap_or_default();
+            if newest(&name, &inside) < abandoned && !self.is_staged(save)? {
                 self.remove_receipts(save)?;
             }
         }
@@ -412,10 +467,23 @@ impl Backend for LocalBackend {
         }
     }
 
+    fn lag(&self) -> Duration {
+        if self.is_network() { NETWORK_LAG } else { Duration::ZERO }
+    }
+
+    fn grace(&self) -> Duration {
+        if self.is_network() { NETWORK_GRACE } else { Duration::ZERO }
+    }
+
     fn space_left(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.root).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+}
+
+/// When a folder, or a file in it, changed last.
+fn newest(folder: &Name, inside: &[Name]) -> Time {
+    inside.iter().map(|file| file.modified).fold(folder.modified, Time::max)
 }
 
 fn folders_of(packs: &[PackId]) -> Vec<String> {
@@ -424,6 +492,25 @@ fn folders_of(packs: &[PackId]) -> Vec<String> {
     folders.sort_unstable();
     folders.dedup();
     folders
+}
+
+/// On a network file system a file that another machine removed is gone for whoever has it open, too.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle)
+}
+
+/// What was done with a file of a save's place. If it is gone, somebody took the save for dead.
+fn staged<T>(done: io::Result<T>, op: &'static str, path: &Path) -> Result<T> {
+    done.context(op, path).map_err(|e| unless_gone(e, path))
+}
+
+fn unless_gone(error: Error, path: &Path) -> Error {
+    match error {
+        Error::Io { source, .. } if is_gone(&source) => {
+            Error::Stale { what: format!("the folder {}", path.parent().unwrap_or(path).display()) }
+        }
+        other => other,
+    }
 }
 
 #[derive(Debug)]
@@ -442,6 +529,7 @@ impl Object for LocalObject {
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> Result<()> {
         self.file.read_exact_at(out, offset).map_err(|source| match source.kind() {
             io::ErrorKind::UnexpectedEof => Error::damaged(self.key.as_str(), "it is too short"),
+            _ if is_gone(&source) => Error::ObjectMissing { object: self.key.to_string() },
             _ => Error::Io { op: "read", path: self.path.clone(), source },
         })
     }
@@ -465,14 +553,15 @@ impl LocalStaging {
 impl Staging for LocalStaging {
     fn create(&self, pack: PackId) -> Result<Box<dyn Sink>> {
         let path = self.temporary(pack);
-        let file = self.backend.disk.create(&path).context("create", &path)?;
+        let file = staged(self.backend.disk.create(&path), "create", &path)?;
         Ok(Box::new(LocalSink { disk: self.backend.disk.clone(), file: Some(file), path }))
     }
 
     fn publish(&self, packs: &[PackId]) -> Result<()> {
         self.published.store(true, Ordering::Relaxed);
         for &pack in packs {
-            self.backend.link_new(&self.temporary(pack), &Key::pack(pack))?;
+            let from = self.temporary(pack);
+            self.backend.link_own(&from, &Key::pack(pack)).map_err(|e| unless_gone(e, &from))?;
         }
         folders_of(packs).iter().try_for_each(|folder| self.backend.sync_folder(&self.backend.root.join(folder)))
     }
@@ -502,7 +591,7 @@ struct LocalSink {
 impl LocalSink {
     fn file(&mut self) -> Result<&mut Box<dyn DiskFile>> {
         if self.file.is_none() {
-            self.file = Some(self.disk.open_append(&self.path).context("open", &self.path)?);
+            self.file = Some(staged(self.disk.open_append(&self.path), "open", &self.path)?);
         }
         Ok(self.file.as_mut().expect("it was just opened"))
     }
@@ -511,13 +600,13 @@ impl LocalSink {
 impl Sink for LocalSink {
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
         let written = self.file()?.append(bytes);
-        written.context("write", &self.path)
+        staged(written, "write", &self.path)
     }
 
     fn flush(&mut self) -> Result<()> {
         let synced = self.file()?.sync();
         self.file = None;
-        synced.context("sync", &self.path)
+        staged(synced, "sync", &self.path)
     }
 
     fn finish(mut self: Box<Self>, end: &[u8]) -> Result<()> {

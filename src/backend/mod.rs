@@ -11,6 +11,7 @@ mod local;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::env::Time;
 use crate::error::Result;
@@ -51,9 +52,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn sync_deletions(&self, packs: &[PackId]) -> Result<()>;
     /// The packs of one save that lie here, with their lengths.
     fn packs_of(&self, save: SaveId) -> Result<Vec<(PackId, u64)>>;
-    /// Calls `bury` for each save that began and did not end, and that no living process of this machine owns; then its
-    /// staged files and receipts are removed. Other temporary files older than `before` go too.
-    fn reap(&self, before: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()>;
+    /// Calls `bury` for each save that began and did not end, and that no living process owns, as far as can be told; then
+    /// its staged files and receipts are removed. Other temporary files that belong to nobody go too.
+    fn reap(&self, now: Time, bury: &mut dyn FnMut(SaveId) -> Result<()>) -> Result<()>;
     /// True if the save began and did not end.
     fn is_staged(&self, save: SaveId) -> Result<bool>;
     /// Temporary files, and their bytes. What is put aside for a full disk does not count.
@@ -62,6 +63,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn release_reserve(&self) -> bool;
     /// Puts that space aside, as far as there is any.
     fn make_reserve(&self);
+    /// For how long a name that another machine has made may not be seen here.
+    fn lag(&self) -> Duration;
+    /// For how long readers elsewhere may go on with what was condemned, before it is deleted.
+    fn grace(&self) -> Duration;
     /// Bytes left on the device, if that means anything here.
     fn space_left(&self) -> Option<u64>;
 }

@@ -11,6 +11,7 @@ use super::gather::Gathered;
 use super::packs::{PackRef, PackRow, PackState};
 use super::seal::{self, Table};
 use super::{Catalog, broken, packs};
+use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::format::entry::{Amend, Bad, Body, Commit, Entry, Heal, Metrics, Needs, NewPack, Repack, Void};
 use crate::format::keys::Key;
@@ -177,12 +178,13 @@ fn apply_body(tx: &mut Fold<'_>, entry: &Entry) -> Result<()> {
         }
         Body::Forget(body) => body.slots.iter().try_for_each(|&slot| forget(tx, entry, slot, &body.reason)),
         Body::Undo(body) => body.slots.iter().try_for_each(|&slot| undo(tx, entry, slot)),
-        Body::Condemn(body) => body.packs.iter().try_for_each(|&pack| condemn(tx, pack)),
+        Body::Condemn(body) => body.packs.iter().try_for_each(|&pack| condemn(tx, pack, Some(entry.time))),
         Body::Swept(body) => body.packs.iter().try_for_each(|&pack| sweep(tx, pack)),
         Body::Repack(body) => repack(tx, entry, body),
         Body::Abort(body) => {
             tx.execute("INSERT OR IGNORE INTO aborted VALUES (?)", params![entry.save.0])?;
-            body.packs.iter().try_for_each(|&pack| condemn(tx, pack))
+            // Nobody ever read them.
+            body.packs.iter().try_for_each(|&pack| condemn(tx, pack, None))
         }
         Body::Void(body) => void(tx, entry, body),
         Body::Bad(body) => bad(tx, entry, body),
@@ -295,7 +297,7 @@ fn repack(tx: &mut Fold<'_>, entry: &Entry, body: &Repack) -> Result<()> {
         let after: BTreeSet<PackRef> = before.difference(&old).copied().chain(new.iter().copied()).collect();
         set_needed(tx, slot, &before, &after)?;
     }
-    body.replaces.iter().try_for_each(|&pack| condemn(tx, pack))
+    body.replaces.iter().try_for_each(|&pack| condemn(tx, pack, Some(entry.time)))
 }
 
 fn set_needed(tx: &mut Fold<'_>, slot: u64, before: &BTreeSet<PackRef>, after: &BTreeSet<PackRef>) -> Result<()> {
@@ -367,9 +369,13 @@ fn undo(tx: &mut Fold<'_>, entry: &Entry, slot: u64) -> Result<()> {
     tx.renew_seal(slot)
 }
 
-fn condemn(tx: &mut Fold<'_>, pack: PackId) -> Result<()> {
+fn condemn(tx: &mut Fold<'_>, pack: PackId, at: Option<Time>) -> Result<()> {
     match find_pack(tx, pack)? {
-        Some(row) if row.state == PackState::Live => set_state(tx, &row, PackState::Condemned),
+        Some(row) if row.state == PackState::Live => {
+            let at = at.map(|at| at.0);
+            tx.prepare_cached("UPDATE packs SET condemned = ? WHERE id = ?")?.execute(params![at, row.row])?;
+            set_state(tx, &row, PackState::Condemned)
+        }
         Some(_) => Ok(()),
         // An orphan of a dead save was never in the log.
         None => {

@@ -6,8 +6,11 @@ use super::broken;
 use crate::error::Result;
 
 /// Once released, only ever added to.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_catalog.sql"), include_str!("../../migrations/0002_upgrades.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_catalog.sql"),
+    include_str!("../../migrations/0002_upgrades.sql"),
+    include_str!("../../migrations/0003_condemned.sql"),
+];
 
 pub(super) fn run(db: &mut Connection) -> Result<()> {
     let version = |db: &Connection| db.pragma_query_value(None, "user_version", |row| row.get::<_, usize>(0));

@@ -32,6 +32,8 @@ pub struct PackRow {
     pub(super) users: Seal,
     /// Where it stands.
     pub state: PackState,
+    /// When it was condemned, if somebody may have been reading it.
+    pub condemned: Option<Time>,
 }
 
 impl PackRow {
@@ -45,6 +47,7 @@ impl PackRow {
             refs: 0,
             users: Seal::default(),
             state: PackState::Live,
+            condemned: None,
         }
     }
 }
@@ -69,7 +72,7 @@ pub(crate) struct Kept {
     pub(crate) footer: Option<Vec<u8>>,
 }
 
-pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, users, state, seal";
+pub(super) const COLUMNS: &str = "id, save, number, bytes, footer, refs, users, state, seal, condemned";
 
 pub(super) fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
     let state: u8 = row.get(7)?;
@@ -86,6 +89,7 @@ pub(super) fn pack_row(row: &Row<'_>) -> rusqlite::Result<PackRow> {
             2 => PackState::Swept,
             other => return Err(rusqlite::Error::IntegralValueOutOfRange(7, other.into())),
         },
+        condemned: row.get::<_, Option<i64>>(9)?.map(Time),
     };
     // Whoever asks decides something by it.
     if row.get::<_, Seal>(8)? != seal::of_pack(&found) || found.refs == 0 && found.users != Seal::default() {

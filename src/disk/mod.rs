@@ -8,6 +8,7 @@
 //! * [`Disk::link`] gives a file a second name, and fails if that name is taken: nothing is ever overwritten by it.
 //! * Links are not followed in the last component of a path.
 
+mod kind;
 mod real;
 mod simulated;
 
@@ -17,6 +18,7 @@ use std::path::Path;
 
 use crate::env::Time;
 
+pub use kind::FileSystem;
 pub(crate) use real::Ahead;
 pub use real::RealDisk;
 pub use simulated::SimulatedDisk;
@@ -44,6 +46,8 @@ pub trait Disk: fmt::Debug + Send + Sync {
     /// Makes a file, if there is none, and holds a lock on it that ends with the process; `None` if another holds it, or has
     /// held and removed it.
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>>;
+    /// What kind of file system it is there.
+    fn kind(&self, path: &Path) -> FileSystem;
 }
 
 /// A name in a folder.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, OFlags};
 
-use super::{Disk, DiskFile, Lock, Name};
+use super::{Disk, DiskFile, FileSystem, Lock, Name};
 use crate::env::Time;
 use crate::format::config::Shared;
 
@@ -114,6 +114,10 @@ impl Disk for RealDisk {
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),
         }
+    }
+
+    fn kind(&self, path: &Path) -> FileSystem {
+        FileSystem::of(path)
     }
 }
 

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Disk, DiskFile, Lock, Name};
+use super::{Disk, DiskFile, FileSystem, Lock, Name};
 use crate::env::Time;
 
 /// A disk in memory, as one process sees it. Clones are the same process.
@@ -365,6 +365,10 @@ impl Disk for SimulatedDisk {
         };
         let free = self.look()?.locked.insert(id);
         Ok(free.then(|| Box::new(SimulatedLock { disk: self.clone(), id }) as Box<dyn Lock>))
+    }
+
+    fn kind(&self, _: &Path) -> FileSystem {
+        FileSystem::Local
     }
 }
 

@@ -24,7 +24,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::catalog::{CheckpointRow, Filter, PackState, RunRow, Status, is_broken};
-use crate::env::Time;
 use crate::error::{Error, Result};
 use crate::format::entry::{Abort, Body, Forget, Unpin};
 use crate::format::keys::{self, Key};
@@ -35,8 +34,6 @@ use crate::store::Store;
 
 /// Slots or packs in one entry: well below the size that an entry may have.
 const PER_ENTRY: usize = 8192;
-/// Temporary files of entries that are older than this belong to nobody.
-const STALE_SECS: u64 = 3600;
 
 /// Every row of the catalog is checked, and packs that belong to nobody are looked for, so often.
 const INSPECTION_SECS: u64 = 3600;
@@ -60,6 +57,9 @@ pub struct GcOptions {
     pub repack_above: Option<f64>,
     /// Delete packs that no entry explains even if they are many.
     pub unexplained: bool,
+    /// Let what is condemned lie for so long, for those who still read it. By default not at all where all readers are on
+    /// this machine, and 15 minutes on a network file system.
+    pub grace: Option<Duration>,
 }
 
 /// What a collection did, or would do.
@@ -70,6 +70,10 @@ pub struct GcReport {
     pub checkpoints: Vec<GcVerdict>,
     /// Packs that are gone.
     pub packs_deleted: u64,
+    /// Packs that are condemned, and let lie for now: a collection after the grace deletes them.
+    pub packs_waiting: u64,
+    /// Their bytes.
+    pub bytes_waiting: u64,
     /// Packs that were rewritten without what nobody needs.
     pub packs_rewritten: u64,
     /// Bytes that were freed, what was written anew taken off; for a dry run, a little more than would be.
@@ -148,10 +152,10 @@ impl Store {
             self.forget_going(&report.checkpoints)?;
             self.thin(&report.checkpoints, deadline).or_else(|error| self.unless_overtaken(error))?;
             self.condemn_unneeded()?;
-            self.sweep(&mut report)?;
+            self.sweep(options, &mut report)?;
             if !deadline.passed() {
                 self.repack(options, deadline, &mut report).or_else(|error| self.unless_overtaken(error))?;
-                self.sweep(&mut report)?;
+                self.sweep(options, &mut report)?;
             }
             report.unfinished = deadline.passed();
             self.backend().make_reserve();
@@ -185,10 +189,9 @@ impl Store {
     /// Ends saves whose process is gone: what they left is condemned, unless they had committed. What left nothing but
     /// packs is looked for if `search`.
     fn bury_dead(&self, search: bool, unexplained: bool) -> Result<u64> {
-        let before = Time(self.env().now().0.saturating_sub(STALE_SECS as i64 * 1_000_000_000));
         let mut dead = 0;
-        self.backend().reap(before, &mut |save| {
-            // Its lock is free, so it writes nothing any more: what the log says now is final.
+        self.backend().reap(self.env().now(), &mut |save| {
+            // It writes nothing any more, or its commit will be refused: what the log says now is final.
             let packs: Vec<PackId> = self.backend().packs_of(save)?.into_iter().map(|(pack, _)| pack).collect();
             if !search && !packs.is_empty() {
                 // That no row speaks of them must not be because it is lost.
@@ -238,10 +241,6 @@ impl Store {
     /// Packs that the log does not know, of saves whose place for temporary files is gone: a power loss may keep the
     /// one and take the other. A save that runs has its place until it has committed.
     fn orphans(&self) -> Result<BTreeMap<SaveId, Vec<PackId>>> {
-        if crate::store::is_network(self.root()) {
-            // What another machine has just made may not be seen here yet.
-            return Ok(BTreeMap::new());
-        }
         let lying = self.backend().packs()?;
         // What was committed before it was seen here is known now.
         self.refresh()?;

@@ -1,6 +1,6 @@
 //! Condemning what nobody needs, and deleting what was condemned.
 
-use super::{GcReport, PER_ENTRY, is_live};
+use super::{GcOptions, GcReport, PER_ENTRY, is_live};
 use crate::catalog::{PackRow, PackState};
 use crate::error::Result;
 use crate::format::entry::{Body, Condemn, Swept};
@@ -25,11 +25,17 @@ impl Store {
         }
     }
 
-    /// Deletes condemned packs. Nobody may use them any more, and a reader that still does loses a checkpoint that was
-    /// forgotten, or looks again and finds the pack that took its place.
-    pub(super) fn sweep(&self, report: &mut GcReport) -> Result<()> {
-        let condemned: Vec<PackRow> =
-            self.catalog().collectable()?.into_iter().filter(|pack| pack.state == PackState::Condemned).collect();
+    /// Deletes condemned packs, after the grace. Nobody may use them any more, and a reader that still does loses a
+    /// checkpoint that was forgotten, or looks again and finds the pack that took its place.
+    pub(super) fn sweep(&self, options: &GcOptions, report: &mut GcReport) -> Result<()> {
+        let grace = options.grace.unwrap_or_else(|| self.backend().grace());
+        let now = self.env().now();
+        // By either clock: one that was years ahead must not keep a pack for as long.
+        let waits = |pack: &PackRow| pack.condemned.is_some_and(|then| now.distance(then) < grace);
+        let condemned = self.catalog().collectable()?.into_iter().filter(|pack| pack.state == PackState::Condemned);
+        let (waiting, condemned): (Vec<PackRow>, Vec<PackRow>) = condemned.partition(waits);
+        report.packs_waiting = waiting.len() as u64;
+        report.bytes_waiting = waiting.iter().map(|pack| pack.bytes).sum();
         for packs in condemned.chunks(PER_ENTRY) {
             for pack in packs {
                 self.check_stop()?;

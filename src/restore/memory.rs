@@ -86,7 +86,7 @@ impl Checkpoint {
         self.store.monitor().begin("reading", Some(total), Unit::Bytes);
         let done = read(windows);
         self.store.monitor().end();
-        done.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))
+        self.told(done)
     }
 
     /// Fills windows with bytes as they are stored.

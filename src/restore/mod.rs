@@ -177,10 +177,10 @@ impl Checkpoint {
     /// The bytes of one tensor, by its name or `COMPONENT:NAME`; `sink` gets them in order, each checked.
     pub fn read_tensor(&self, name: &str, sink: &mut dyn Write) -> Result<TensorMeta> {
         let (number, stored) = self.find(name)?;
-        match self.boxes(number) {
-            [] => self.copy(&stored, sink)?,
-            _ => self.in_order(number, &mut |_, bytes| write_to(sink, bytes))?,
-        }
+        self.told(match self.boxes(number) {
+            [] => self.copy(&stored, sink),
+            _ => self.in_order(number, &mut |_, bytes| write_to(sink, bytes)),
+        })?;
         Ok(self.manifest.schema.tensors[number].meta.clone())
     }
 
@@ -192,13 +192,13 @@ impl Checkpoint {
             name: names::printable(name).into_owned(),
             checkpoint: self.info().address(),
         })?;
-        self.copy(stored, sink)
+        self.told(self.copy(stored, sink))
     }
 
     /// The values saved beside the tensors.
     pub fn state(&self) -> Result<Option<Value>> {
         let Some(stored) = &self.manifest.root.state else { return Ok(None) };
-        let bytes = self.manifest.chunks.read_stored(stored, &mut ChunkTool::default())?;
+        let bytes = self.told(self.manifest.chunks.read_stored(stored, &mut ChunkTool::default()))?;
         let value = serde_json::from_slice(&bytes);
         value.map(Some).map_err(|e| Error::damaged(format!("the state of {}", self.info().address()), e.to_string()))
     }
@@ -211,7 +211,7 @@ impl Checkpoint {
         self.store.monitor().begin("restoring", Some(bytes), Unit::Bytes);
         let done = write::write(self, &plan, output, options.force);
         self.store.monitor().end();
-        done.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))?;
+        self.told(done)?;
         let files = if plan.folder { plan.files.iter().map(|file| file.name.clone()).collect() } else { Vec::new() };
         Ok(RestoreReport {
             checkpoint: self.info().clone(),
@@ -223,6 +223,11 @@ impl Checkpoint {
             dropped: self.info().dropped.clone(),
             seconds: started.elapsed().as_secs_f64(),
         })
+    }
+
+    /// What was read, or that the checkpoint was collected meanwhile.
+    fn told<T>(&self, read: Result<T>) -> Result<T> {
+        read.or_else(|error| self.store.explain(self.info().slot, &self.info().address(), error))
     }
 
     fn plan(&self, options: &RestoreOptions) -> Result<Plan> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Store;
 use crate::catalog::{Catalog, Position, is_broken};
@@ -17,6 +18,8 @@ use crate::monitor::Unit;
 
 /// Slots that others may take before a writer gives up.
 const RACES_MAX: u32 = 10_000;
+/// The first pause before another look at a slot that must be taken, and the longest one.
+const PAUSES: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(5)];
 /// Entries folded in one transaction.
 const BATCH: usize = 1024;
 
@@ -107,7 +110,8 @@ impl Store {
             Ok(()) => Ok(true),
             // Some file systems say this of one's own success.
             Err(Error::ObjectExists { .. }) => {
-                let ours = self.read_entry_bytes(entry.slot)?.as_deref() == Some(bytes);
+                let found = self.look_again(entry.slot, || self.read_entry_bytes(entry.slot))?;
+                let ours = found.as_deref() == Some(bytes);
                 if ours {
                     let unknown = |e| Error::Unknown { slot: entry.slot, source: Box::new(e) };
                     self.backend().sync_log().map_err(unknown)?;
@@ -219,7 +223,7 @@ impl Store {
     fn check_position(&self, catalog: &mut Catalog) -> Result<()> {
         let position = catalog.position()?;
         let Some(last) = position.next.checked_sub(1) else { return Ok(()) };
-        match self.read_entry(last)? {
+        match self.look_again(last, || self.read_entry(last))? {
             // With others behind it, it was deleted: that is verify's to say. Else all that came later is gone, too.
             None if self.is_taken(position.next)? || catalog.is_void(last)? => Ok(()),
             None if catalog.damaged()?.iter().any(|(slot, _)| *slot == last) => Ok(()),
@@ -385,8 +389,27 @@ impl Store {
             return Ok(None);
         }
         // Both may have been written since the first look.
-        let again = self.read_entry(slot)?;
+        let again = self.look_again(slot, || self.read_entry(slot))?;
         Ok(Some(again.unwrap_or_else(|| Err(Error::damaged(Key::entry(slot).as_str(), "missing")))))
+    }
+
+    /// Looks at a slot that must be taken, until it is seen. Another machine's entry shows late.
+    fn look_again<T>(&self, slot: u64, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
+        let (lag, [mut pause, longest]) = (self.backend().lag(), PAUSES);
+        let mut waited = Duration::ZERO;
+        loop {
+            let found = look()?;
+            if found.is_some() || waited >= lag {
+                return Ok(found);
+            }
+            if pause == longest {
+                self.monitor().warn(&format!("slot {slot} of the log is not seen yet: waiting"));
+            }
+            self.check_stop()?;
+            self.env().sleep(pause);
+            waited += pause;
+            pause = (2 * pause).min(longest);
+        }
     }
 
     fn is_taken(&self, slot: u64) -> Result<bool> {

@@ -5,11 +5,11 @@
 //! name.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Store;
 use crate::backend::Object;
-use crate::catalog::{Kept, PackRow, PackState};
+use crate::catalog::{Kept, PackRow, PackState, Status};
 use crate::chunk;
 use crate::codec::{self, Base, CodecId, Scratch};
 use crate::error::{Error, Result};
@@ -33,6 +33,10 @@ pub(crate) struct PackSet {
     packs: Vec<PackRow>,
     copies: HashMap<ChunkId, Copies>,
     open: Mutex<HashMap<PackId, Arc<dyn Object>>>,
+    /// The checkpoint whose packs they were.
+    of: Option<u64>,
+    /// Its packs as they are since a collection wrote one of these anew.
+    moved: OnceLock<Arc<PackSet>>,
 }
 
 /// Where the frames of a chunk are: nearly always one place.
@@ -79,7 +83,7 @@ impl Store {
     /// The chunks of the packs that a checkpoint needs.
     pub(crate) fn pack_set_of(&self, slot: u64) -> Result<PackSet> {
         let packs = self.catalog().packs_of(slot)?;
-        self.pack_set(packs)
+        Ok(PackSet { of: Some(slot), ..self.pack_set(packs)? })
     }
 
     /// The chunks of these packs.
@@ -89,8 +93,14 @@ impl Store {
 
     /// The chunks of these packs, and of others that no entry names yet.
     pub(crate) fn pack_set_with(&self, packs: Vec<PackRow>, new: &[(NewPack, Footer)]) -> Result<PackSet> {
-        let mut set =
-            PackSet { store: self.clone(), packs: Vec::new(), copies: HashMap::new(), open: Mutex::default() };
+        let mut set = PackSet {
+            store: self.clone(),
+            packs: Vec::new(),
+            copies: HashMap::new(),
+            open: Mutex::default(),
+            of: None,
+            moved: OnceLock::new(),
+        };
         for packs in packs.chunks(PACKS_AT_ONCE) {
             let kept = self.catalog().kept(packs)?;
             for (pack, Kept { bad, footer }) in packs.iter().zip(kept) {
@@ -238,6 +248,31 @@ impl PackSet {
         if out.is_empty() && chunk == ChunkId::of(b"") {
             return Ok(());
         }
+        if let Some(now) = self.moved.get() {
+            return now.read(chunk, tool, out);
+        }
+        match self.read_here(chunk, tool, out) {
+            Err(error @ Error::ObjectMissing { .. }) => self.look_again(error)?.read(chunk, tool, out),
+            read => read,
+        }
+    }
+
+    /// The set after a collection wrote some of these packs anew, of which one was found to be gone.
+    fn look_again(&self, gone: Error) -> Result<&PackSet> {
+        let Some(slot) = self.of else { return Err(gone) };
+        self.store.refresh()?;
+        let kept = self.store.catalog().checkpoint(slot)?.is_some_and(|row| row.status != Status::Forgotten);
+        let now = self.store.catalog().packs_of(slot)?;
+        let needed: HashSet<PackId> = now.iter().map(|pack| pack.pack).collect();
+        // If all are still needed, the one that is gone is lost.
+        if !kept || self.packs.iter().all(|pack| needed.contains(&pack.pack)) {
+            return Err(gone);
+        }
+        let now = PackSet { of: Some(slot), ..self.store.pack_set(now)? };
+        Ok(self.moved.get_or_init(|| Arc::new(now)))
+    }
+
+    fn read_here(&self, chunk: ChunkId, tool: &mut ChunkTool, out: &mut [u8]) -> Result<()> {
         let best = self.best(chunk).ok_or(Error::ChunkMissing { chunk })?;
         // Of a chain only the end is hashed. If that is wrong, every link is looked at, and other copies are tried.
         match self.read_place(chunk, best, Links::Trusted, tool, out) {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::{CatalogPlace, Options};
 use crate::catalog::Catalog;
+use crate::disk::FileSystem;
 use crate::error::Result;
 use crate::id::{Hash, StoreId};
 
@@ -16,36 +17,16 @@ pub enum Durability {
     Local,
 }
 
-/// Magic numbers of file systems, as `statfs` gives them (linux/magic.h).
-const TMPFS: i64 = 0x0102_1994;
-const RAMFS: i64 = 0x8584_58f6_u32 as i64;
-const NFS: i64 = 0x6969;
-const NETWORK: [i64; 8] = [
-    NFS,
-    0xff53_4d42_u32 as i64, // CIFS
-    0xfe53_4d42_u32 as i64, // SMB2
-    0x0bd0_0bd0,            // Lustre
-    0x4750_4653,            // GPFS
-    0x6573_5546,            // FUSE
-    0x00c3_6400,            // Ceph
-    0x0102_1997,            // 9P
-];
-
-fn kind(path: &Path) -> Option<i64> {
-    #[allow(clippy::unnecessary_cast, reason = "the type of f_type differs between targets")]
-    rustix::fs::statfs(path).ok().map(|stat| stat.f_type as i64)
-}
-
 pub(super) fn durability(root: &Path) -> Durability {
-    match kind(root) {
-        Some(TMPFS | RAMFS) => Durability::Process,
-        _ => Durability::Local,
+    match FileSystem::of(root) {
+        FileSystem::Memory => Durability::Process,
+        FileSystem::Local | FileSystem::Network => Durability::Local,
     }
 }
 
 /// True if other machines may see the same files.
 pub(crate) fn is_network(root: &Path) -> bool {
-    kind(root).is_some_and(|kind| NETWORK.contains(&kind))
+    FileSystem::of(root) == FileSystem::Network
 }
 
 /// The first place that takes it: a catalog is never a reason not to open a store.

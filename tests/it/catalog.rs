@@ -64,7 +64,8 @@ fn a_catalog_of_an_older_version_goes_on() {
     let place = eventful();
     let older = |sql: &str| {
         let catalog = rusqlite::Connection::open(settle(&place.store)).unwrap();
-        catalog.execute_batch(&format!("DROP TABLE upgrades; PRAGMA user_version = 1; {sql}")).unwrap();
+        let back = "DROP TABLE upgrades; ALTER TABLE packs DROP COLUMN condemned; PRAGMA user_version = 1;";
+        catalog.execute_batch(&format!("{back} {sql}")).unwrap();
     };
     let created = |place: &Place| place.reopened().runs().unwrap()[0].run.created.0;
     older("UPDATE runs SET created = 7");

@@ -119,6 +119,23 @@ fn facts_are_json_with_stable_keys() {
 }
 
 #[test]
+fn a_collection_has_patience_if_it_is_told_to() {
+    let place = three_steps();
+    let folder = place.folder.path();
+    for step in [100, 200] {
+        succeeds(folder, &format!("save step-{step}.safetensors --run r --step {step} --store store"));
+    }
+    succeeds(folder, "forget r@100 --store store");
+    let facts = json(folder, "gc --grace 1h --store store");
+    assert_eq!((&facts["packs_deleted"], &facts["packs_waiting"]), (&0.into(), &1.into()), "{facts}");
+    assert!(facts["waiting_bytes"].as_u64().unwrap() > 100_000, "{facts}");
+    let said = succeeds(folder, "gc --grace 1h --store store");
+    assert!(said.contains("in 1 pack lie on for who still reads them"), "{said}");
+    let facts = json(folder, "gc --store store");
+    assert_eq!((&facts["packs_deleted"], &facts["packs_waiting"]), (&1.into(), &0.into()), "{facts}");
+}
+
+#[test]
 fn errors_are_one_line_and_a_code() {
     let place = three_steps();
     let here = place.folder.path();

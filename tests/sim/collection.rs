@@ -13,9 +13,9 @@ use treering::save::SaveOptions;
 use treering::verify::Depth;
 use treering::{Error, Store};
 
-use crate::faults::open_on;
 use crate::faulty::FaultyDisk;
 use crate::helpers::{Tensor, at, floats, options, trained};
+use crate::sim::open_on;
 use crate::sim::{self, Fate};
 
 const DAY: i64 = 86_400;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use treering::disk::{Disk, DiskFile, Lock, Name};
+use treering::disk::{Disk, DiskFile, FileSystem, Lock, Name};
 
 /// What is about to happen, and to what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,11 @@ pub(crate) struct FaultyDisk {
 impl FaultyDisk {
     pub(crate) fn new(disk: impl Disk + 'static, rule: impl Fn(Act, &Path) -> Say + Send + Sync + 'static) -> Self {
         FaultyDisk { inner: Arc::new(disk), rule: Arc::new(rule) }
+    }
+
+    /// One that does nothing else.
+    pub(crate) fn fair(disk: impl Disk + 'static) -> FaultyDisk {
+        FaultyDisk::new(disk, |_, _| Say::Go)
     }
 
     /// Calls `before` once, before the operation of this number.
@@ -132,6 +137,10 @@ impl Disk for FaultyDisk {
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {
         self.done(Act::Lock, path, || self.inner.lock(path))
+    }
+
+    fn kind(&self, path: &Path) -> FileSystem {
+        self.inner.kind(path)
     }
 }
 

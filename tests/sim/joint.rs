@@ -15,9 +15,9 @@ use treering::tensor::{DType, TensorMeta};
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
 
-use crate::faults::open_on;
 use crate::faulty::{Act, FaultyDisk, Say};
 use crate::helpers::{Tensor, at, floats, options};
+use crate::sim::open_on;
 use crate::sim::{self, Fate};
 
 const RANKS: u32 = 3;
@@ -483,7 +483,7 @@ fn f038_a_rank_that_wakes_after_the_collection() {
             drop(bed.lock().unwrap().take());
             gc(&other_disk, &other_fate);
         });
-        let rank = crate::faults::open_on(sleeping, &disk, &fate).unwrap();
+        let rank = crate::sim::open_on(sleeping, &disk, &fate).unwrap();
         let stored = store_part(&rank, &late, &whole(2), &options("r", 2));
         if slept.lock().unwrap().is_some() {
             assert!(stored.is_ok() && number > 5);
@@ -511,7 +511,7 @@ fn f038_a_rank_that_wakes_in_the_middle_of_the_collection() {
         let sleeping = crate::faulty::FaultyDisk::meanwhile(disk.clone(), number, move || {
             *asked.lock().unwrap() = Some(store_part(&rank, &late, &whole(2), &options("r", 2)));
         });
-        let collector = crate::faults::open_on(sleeping, &disk, &fate).unwrap();
+        let collector = crate::sim::open_on(sleeping, &disk, &fate).unwrap();
         collector.gc(&GcOptions::default()).unwrap_or_else(|e| panic!("operation {number}: {e}"));
         match told.lock().unwrap().take() {
             None => break,

@@ -13,5 +13,6 @@ mod helpers;
 mod hostile;
 mod joint;
 mod model;
+mod network;
 mod orderings;
 mod sim;

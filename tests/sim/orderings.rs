@@ -11,9 +11,9 @@ use treering::gc::GcOptions;
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
 
-use crate::faults::open_on;
 use crate::faulty::{Act, FaultyDisk, Say};
 use crate::helpers::{at, options, trained};
+use crate::sim::open_on;
 use crate::sim::{self, Fate};
 
 /// What somebody does. The steps of each are in brackets, as far as others see them.

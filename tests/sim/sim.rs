@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use treering::catalog::Filter;
-use treering::disk::SimulatedDisk;
+use treering::disk::{Disk, SimulatedDisk};
 use treering::env::{Env, Source, Time};
 use treering::format::entry::{Body, Decoded, Entry};
 use treering::format::keys::Key;
@@ -32,6 +33,10 @@ pub(crate) struct Fate(Arc<(Mutex<u64>, AtomicI64)>);
 impl Source for Fate {
     fn now(&self) -> Time {
         Time(self.0.1.load(Ordering::Relaxed))
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.0.1.fetch_add(time.as_nanos() as i64, Ordering::Relaxed);
     }
 
     fn fill(&self, out: &mut [u8]) {
@@ -91,7 +96,12 @@ pub(crate) fn store_id(disk: &SimulatedDisk) -> StoreId {
 
 /// Opens the store as a process would that has no catalog.
 pub(crate) fn open(disk: &SimulatedDisk, fate: &Fate) -> treering::Result<Store> {
-    Store::open(ROOT, options_on(disk, fate))
+    open_on(disk.clone(), disk, fate)
+}
+
+/// The same through another disk in front of that one.
+pub(crate) fn open_on(disk: impl Disk + 'static, base: &SimulatedDisk, fate: &Fate) -> treering::Result<Store> {
+    Store::open(ROOT, Options { disk: Some(Arc::new(disk)), ..options_on(base, fate) })
 }
 
 pub(crate) fn inputs(tensors: &[Tensor]) -> Inputs<'_> {
@@ -119,7 +129,17 @@ pub(crate) fn save_together(
     options: &SaveOptions,
     parts: u32,
 ) -> treering::Result<()> {
-    let mut joint = store.begin_joint()?;
+    save_from([store, store], tensors, options, parts)
+}
+
+/// The same, where the processes have opened the store each for itself.
+pub(crate) fn save_from(
+    stores: [&Store; 2],
+    tensors: &[Tensor],
+    options: &SaveOptions,
+    parts: u32,
+) -> treering::Result<()> {
+    let mut joint = stores[0].begin_joint()?;
     for rank in 0..parts {
         let mut halves = Vec::new();
         for tensor in tensors {
@@ -139,9 +159,9 @@ pub(crate) fn save_together(
             (None, MemoryTensor { meta, bytes }, of.clone())
         });
         let part = JointPart { save: joint.id(), rank, ranks: 2 };
-        store.save_part(&part, &Inputs::shares(given.collect())?, options, "")?;
+        stores[rank as usize].save_part(&part, &Inputs::shares(given.collect())?, options, "")?;
     }
-    joint.wait(2, std::time::Duration::ZERO)?;
+    joint.wait(2, Duration::ZERO)?;
     joint.commit(options).map(drop)
 }
 

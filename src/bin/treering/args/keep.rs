@@ -69,6 +69,9 @@ pub(crate) struct Gc {
     /// Stop after this time; the next gc goes on
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) max_time: Option<Duration>,
+    /// Let what is condemned lie for so long, for who still reads it [default: 15m on a network file system, else 0s]
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(crate) grace: Option<Duration>,
     /// Delete packs that no log entry explains, even if they are many
     #[arg(long)]
     pub(crate) unexplained: bool,

@@ -17,6 +17,7 @@ pub(crate) fn run(args: &Gc, context: &Context) -> Result<ExitCode> {
         dry_run: args.dry_run,
         max_time: args.max_time,
         unexplained: args.unexplained,
+        grace: args.grace,
         ..GcOptions::default()
     };
     let report = context.store()?.gc(&options)?;
@@ -34,8 +35,10 @@ pub(crate) fn run(args: &Gc, context: &Context) -> Result<ExitCode> {
         "dry_run": args.dry_run,
         "checkpoints": each.collect::<Vec<_>>(),
         "packs_deleted": report.packs_deleted,
+        "packs_waiting": report.packs_waiting,
         "packs_rewritten": report.packs_rewritten,
         "freed_bytes": report.bytes_freed,
+        "waiting_bytes": report.bytes_waiting,
         "dead_saves": report.dead_saves,
         "unfinished": report.unfinished,
         "seconds": report.seconds,
@@ -76,5 +79,12 @@ fn print(report: &GcReport, args: &Gc, context: &Context, out: &mut Out) -> Resu
     };
     let time = duration(Duration::from_secs_f64(report.seconds));
     out.line(format_args!("{gone} went; freed {}{rewritten} in {time}", bytes(freed)))?;
+    if report.packs_waiting > 0 {
+        let packs = count(report.packs_waiting, "pack");
+        out.line(format_args!(
+            "{} in {packs} lie on for who still reads them; a later gc deletes them",
+            bytes(report.bytes_waiting)
+        ))?;
+    }
     if report.unfinished { out.line("time is up; the next gc goes on") } else { Ok(()) }
 }
