@@ -51,8 +51,8 @@ dist.init_process_group("gloo")
 rank = dist.get_rank()
 """
 
-#: What is registered for the end runs, but the interpreter is not taken down: whoever still refers to a group keeps gloo's
-#: threads, and torch aborts a process in which one of them drops a tensor that late.
+#: What is registered for the end runs, but the interpreter is not taken down: whoever still refers to a group keeps
+#: gloo's threads, and torch aborts a process in which one of them drops a tensor that late.
 END = """
 dist.destroy_process_group()
 for child in children:
