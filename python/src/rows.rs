@@ -159,8 +159,10 @@ pub(crate) struct Collected {
     forgotten: Vec<(String, u64)>,
     kept: BTreeMap<String, Vec<String>>,
     packs_deleted: u64,
+    packs_waiting: u64,
     packs_rewritten: u64,
     bytes_freed: i64,
+    bytes_waiting: u64,
     unfinished: bool,
     seconds: f64,
 }
@@ -177,8 +179,10 @@ impl From<GcReport> for Collected {
                 })
                 .collect(),
             packs_deleted: report.packs_deleted,
+            packs_waiting: report.packs_waiting,
             packs_rewritten: report.packs_rewritten,
             bytes_freed: report.bytes_freed,
+            bytes_waiting: report.bytes_waiting,
             unfinished: report.unfinished,
             seconds: report.seconds,
         }

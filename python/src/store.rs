@@ -203,7 +203,8 @@ impl Store {
         call(py, || self.0.forget(&slots)).map(|_| ())
     }
 
-    #[pyo3(signature = (*, run = None, dry_run = false, max_seconds = None, repack_above = None, threads = None))]
+    #[pyo3(signature = (*, run = None, dry_run = false, max_seconds = None, repack_above = None, grace_seconds = None,
+                        threads = None))]
     fn gc(
         &self,
         py: Python<'_>,
@@ -211,11 +212,15 @@ impl Store {
         dry_run: bool,
         max_seconds: Option<f64>,
         repack_above: Option<f64>,
+        grace_seconds: Option<f64>,
         threads: Option<usize>,
     ) -> PyResult<Collected> {
-        let max_time = max_seconds.map(Duration::try_from_secs_f64).transpose();
-        let max_time = max_time.map_err(|_| PyValueError::new_err("max_seconds is no time"))?;
-        let options = GcOptions { run, dry_run, max_time, repack_above, ..GcOptions::default() };
+        let time = |seconds: Option<f64>, name: &str| {
+            let time = seconds.map(Duration::try_from_secs_f64).transpose();
+            time.map_err(|_| PyValueError::new_err(format!("{name} is no time")))
+        };
+        let (max_time, grace) = (time(max_seconds, "max_seconds")?, time(grace_seconds, "grace_seconds")?);
+        let options = GcOptions { run, dry_run, max_time, repack_above, grace, ..GcOptions::default() };
         let store = self.0.with_threads(threads.unwrap_or(self.0.options().threads));
         call(py, || store.gc(&options)).map(Collected::from)
     }

@@ -531,6 +531,20 @@ def test_on_a_full_disk_the_policy_is_applied_and_the_save_tried_again(
     run.close()
 
 
+def test_a_collection_leaves_time_to_those_who_read(tmp_path: pathlib.Path) -> None:
+    store = treering.Store(tmp_path / "store")
+    with store.run("r", keep=[treering.Latest(1)], gc=False) as run:
+        for step in (1, 2):
+            run.save(step, {"x": np.random.default_rng(step).standard_normal(5000)}).wait()
+    report = store.gc(grace_seconds=3600)
+    assert report["forgotten"] == [("r", 1)]
+    assert report["packs_deleted"] == 0 and report["packs_waiting"] == 1 and report["bytes_waiting"] > 30_000
+    report = store.gc()
+    assert report["packs_deleted"] == 1 and report["packs_waiting"] == 0
+    with pytest.raises(ValueError, match="grace_seconds"):
+        store.gc(grace_seconds=-1)
+
+
 def test_a_signal_asks_for_a_save(run: treering.Run) -> None:
     run._clock._cadence = 1000
     called: list[int] = []

@@ -60,8 +60,10 @@ class Collected(TypedDict):
     forgotten: list[tuple[str, int]]
     kept: dict[str, list[str]]
     packs_deleted: int
+    packs_waiting: int
     packs_rewritten: int
     bytes_freed: int
+    bytes_waiting: int
     unfinished: bool
     seconds: float
 
@@ -130,6 +132,7 @@ class Store:
         dry_run: bool = False,
         max_seconds: float | None = None,
         repack_above: float | None = None,
+        grace_seconds: float | None = None,
         threads: int | None = None,
     ) -> Collected: ...
     def verify(self, deep: bool) -> list[str]: ...

@@ -112,7 +112,7 @@ def save(
         if not run._has_policy():
             raise
         if not _joined() or dist.get_rank(process_group) == 0:
-            run.store._reader().gc(run=run.name, threads=run._threads)
+            run.store._reader().gc(run=run.name, grace_seconds=0, threads=run._threads)
         attempt()
 
 

@@ -654,7 +654,8 @@ class Run:
         except NoSpaceError:
             if not self._has_policy():
                 raise
-            native.gc(run=self.name, threads=self._threads)
+            # Who still reads what goes has less to lose.
+            native.gc(run=self.name, grace_seconds=0, threads=self._threads)
             return native.save(**arguments)
 
     def _parent_of(self, step: int) -> str | None:

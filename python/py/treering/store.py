@@ -138,9 +138,13 @@ class Store:
         """A checkpoint by its address: ``store["gpt@3000"]``, ``store["gpt@best:val_loss"]``."""
         return Checkpoint(self._reader(), address)
 
-    def gc(self, *, dry_run: bool = False) -> _native.Collected:
-        """Applies all policies and frees space; with `dry_run`, only says what would go."""
-        return self._reader().gc(dry_run=dry_run)
+    def gc(self, *, dry_run: bool = False, grace_seconds: float | None = None) -> _native.Collected:
+        """Applies all policies and frees space; with `dry_run`, only says what would go.
+
+        For `grace_seconds`, what is condemned lies on for those who still read it: by default 15 minutes on a network
+        file system, and not at all elsewhere.
+        """
+        return self._reader().gc(dry_run=dry_run, grace_seconds=grace_seconds)
 
     def verify(self, *, deep: bool = False) -> list[str]:
         """What is damaged, in words; an empty list: the store is sound. `deep` reads and hashes every chunk."""

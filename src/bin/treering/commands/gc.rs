@@ -82,7 +82,7 @@ fn print(report: &GcReport, args: &Gc, context: &Context, out: &mut Out) -> Resu
     if report.packs_waiting > 0 {
         let packs = count(report.packs_waiting, "pack");
         out.line(format_args!(
-            "{} in {packs} lie on for who still reads them; a later gc deletes them",
+            "{} in {packs} lie on for who still reads them; a later gc deletes them, --grace 0s at once",
             bytes(report.bytes_waiting)
         ))?;
     }
