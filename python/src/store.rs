@@ -205,6 +205,7 @@ impl Store {
 
     #[pyo3(signature = (*, run = None, dry_run = false, max_seconds = None, repack_above = None, grace_seconds = None,
                         threads = None))]
+    #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn gc(
         &self,
         py: Python<'_>,
