@@ -341,11 +341,11 @@ impl Backend for LocalBackend {
 
     fn open(&self, key: &Key) -> Result<Arc<dyn Object>> {
         let path = self.path(key);
-        let file = self.disk.open(&path).map_err(|source| match source.kind() {
-            _ if is_gone(&source) => Error::ObjectMissing { object: key.to_string() },
-            _ => Error::Io { op: "open", path: path.clone(), source },
+        let opened = self.disk.open(&path).and_then(|file| Ok((file.bytes()?, file)));
+        let (bytes, file) = opened.map_err(|source| match is_gone(&source) {
+            true => Error::ObjectMissing { object: key.to_string() },
+            false => Error::Io { op: "open", path: path.clone(), source },
         })?;
-        let bytes = file.bytes().context("read", &path)?;
         Ok(Arc::new(LocalObject { file, bytes, path, key: key.clone() }))
     }
 

@@ -76,7 +76,7 @@ pub struct GcReport {
     pub bytes_waiting: u64,
     /// Packs that were rewritten without what nobody needs.
     pub packs_rewritten: u64,
-    /// Bytes that were freed, what was written anew taken off; for a dry run, a little more than would be.
+    /// Bytes that were freed, what was written anew taken off; for a dry run, a little more than would be after the grace.
     pub bytes_freed: i64,
     /// Saves that had died, and left packs behind.
     pub dead_saves: u64,
