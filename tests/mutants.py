@@ -162,8 +162,6 @@ MUTANTS = [
     Mutant("receipts of a save that runs are taken", LOCAL, "< abandoned && !self.is_staged(save)? {", "< abandoned {", "joint::"),
     Mutant("boxes may overlap", "src/tensor/boxes.rs", "    odd.is_empty()\n", "    true\n", "boxes"),
     Mutant("elements may be in three boxes", "src/tensor/boxes.rs", "if bytes != tensor.bytes ||", "if", "boxes"),
-    Mutant("a part comes after its attempt was collected", LOCAL, "if !self.is_staged(save)? {\n            return Err(Error::Stale",
-           "if false {\n            return Err(Error::Stale", "f038"),
     Mutant("what a joint save left has no place", JOINT, "staging.publish(&[])?;\n", "", "f036 a_commit_that_is_refused"),
 ]
 
