@@ -514,7 +514,7 @@ def test_on_a_full_disk_the_policy_is_applied_and_the_save_tried_again(
     for step in (1, 2):
         run.save(step, {"x": step}).wait()
     native = store._reader()
-    full = [True]
+    full, graces = [True], []
 
     class Full:
         def __getattr__(self, name: str) -> Any:
@@ -525,8 +525,13 @@ def test_on_a_full_disk_the_policy_is_applied_and_the_save_tried_again(
                 raise treering.NoSpaceError("no space")
             return native.save(*args, **kwargs)
 
+        def gc(self, **kwargs: Any) -> Any:
+            graces.append(kwargs.get("grace_seconds"))
+            return native.gc(**kwargs)
+
     monkeypatch.setattr(store, "_opened", Full())
     run.save(3, {"x": 3}).wait()
+    assert graces == [0], "space that readers hold up for a while is no space for this save"
     assert [row["step"] for row in run.history()] == [2, 3]
     run.close()
 

@@ -11,7 +11,7 @@
 //! 2. Expired leases end; policies say which checkpoints go and which components are dropped.
 //! 3. Packs that no checkpoint needs are condemned.
 //! 4. Packs with much that nobody needs are written anew; the old ones are condemned by the entry that brings the new.
-//! 5. What is condemned is deleted, and that is noted.
+//! 5. What is condemned is deleted once the grace for readers is over, and that is noted.
 //!
 //! Every step may be the last one: the next collection carries on from what the log says.
 

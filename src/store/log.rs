@@ -395,11 +395,11 @@ impl Store {
 
     /// Looks at a slot that must be taken, until it is seen. Another machine's entry shows late.
     fn look_again<T>(&self, slot: u64, look: impl Fn() -> Result<Option<T>>) -> Result<Option<T>> {
-        let (lag, [mut pause, longest]) = (self.backend().lag(), PAUSES);
+        let [mut pause, longest] = PAUSES;
         let mut waited = Duration::ZERO;
         loop {
             let found = look()?;
-            if found.is_some() || waited >= lag {
+            if found.is_some() || waited >= self.backend().lag() {
                 return Ok(found);
             }
             if pause == longest {
