@@ -95,6 +95,10 @@ MUTANTS = [
            "now.0 < then.0 || now.distance(then) < grace", "f102_a_grace"),
     Mutant("an entry that is not seen yet is taken for lost", LOCAL,
            "if self.is_network() { NETWORK_LAG } else { Duration::ZERO }", "Duration::ZERO", "f020_an_entry"),
+    Mutant("a pack that a listing lacks is taken for lost", "src/verify.rs",
+           "let findings = cold.verify_packs(&packs, depth)?;",
+           'if packs.iter().any(|pack| !lying.contains(&pack.pack)) { return Err(Error::damaged("a pack", "missing")); }\n'
+           "let findings = cold.verify_packs(&packs, depth)?;", "f020_a_pack"),
     Mutant("a name that one's own link gave is in the way", LOCAL,
            "if self.is_same(from, &self.path(key)).unwrap_or(false)", "if false", "f019_f020_f071"),
     Mutant("a file that another machine removed is an error of reading", LOCAL,

@@ -294,6 +294,18 @@ fn f020_an_entry_that_is_not_seen_yet_is_not_taken_for_lost() {
     assert!(sim::open(&disk, &fate).unwrap().verify(Depth::Deep).unwrap().is_sound());
 }
 
+/// A machine has listed the packs, and still believes that when an entry names one more.
+#[test]
+fn f020_a_pack_that_a_late_listing_lacks_is_not_taken_for_lost() {
+    let (disk, fate, machines) = two();
+    let [here, there] = machines.map(|machine| sim::open_on(machine, &disk, &fate).unwrap());
+    for step in 0..40 {
+        let report = here.verify(Depth::Structure).unwrap();
+        assert!(report.is_sound(), "{step}: {report:?}");
+        sim::save(&there, &[floats("model.a", 30, step)], &options("s", step)).unwrap();
+    }
+}
+
 #[test]
 fn f068_a_save_on_another_machine_is_not_taken_for_dead_for_a_day() {
     for after in 0..40 {
