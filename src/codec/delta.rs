@@ -36,7 +36,7 @@ use super::entropy::classes::{CLASSES_MAX, CONTEXTS, Classes, Counts};
 use super::entropy::huffman::Compressor;
 use super::entropy::rans::{Decoder, Encoder, LANES, Put, ROW_WORDS};
 use super::entropy::symbol::{self, SYMBOLS};
-use super::entropy::table::{BitReader, BitWriter, PARTS_BITS, Table};
+use super::entropy::table::{BitReader, BitWriter, Grain, PARTS_BITS, Table};
 use super::entropy::{FRACTION, log2};
 use super::kernel::{Kernel, Pair};
 use super::residual::{Elements, Kind};
@@ -81,15 +81,7 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let rows = input.bytes.len() / row_bytes;
     let Scratch { matches, delta: DeltaScratch { counts, mask, .. }, .. } = scratch;
     let mask = at_least(mask, rows.div_ceil(8));
-    mask.fill(0);
-    let mut coded = 0;
-    let both = input.bytes.chunks_exact(row_bytes).zip(base.chunks_exact(row_bytes));
-    for (row, (bytes, base)) in both.enumerate() {
-        // Most rows of a dense change differ at once, which takes no call.
-        let differs = bytes[..LANES] != base[..LANES] || bytes != base;
-        mask[row / 8] |= u8::from(differs) << (row % 8);
-        coded += usize::from(differs);
-    }
+    let mut coded = mark(input.bytes, base, row_bytes, mask);
     counts.clear();
     counts.resize(CONTEXTS, [0; SYMBOLS]);
     let counts: &mut Counts = counts.as_mut_slice().try_into().expect("a row for each context");
@@ -107,7 +99,9 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
         let bits = if elements.width == 8 { symbol::raw_bits::<u64> } else { symbol::raw_bits::<u32> };
         u64::from(bits(symbol as u32))
     };
-    let (classes, promise) = Classes::of(counts).unzip();
+    // Of wider elements the look-ups are a smaller part of the time, and what is rare is more.
+    let grain = if input.small || elements.width > 2 { Grain::FINE } else { Grain::COARSE };
+    let (classes, promise) = Classes::of(counts, grain).unzip();
     let occur = promise.iter().flat_map(|promise| promise.occur.iter().enumerate());
     let raw_bits = occur.map(|(symbol, count)| raw_of(symbol) * count).sum();
     let bits = promise.as_ref().map_or(0, |promise| promise.bits) + raw_bits;
@@ -116,6 +110,20 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
     let masked = if coded < rows { rows as u64 / 8 } else { 0 };
     let bytes = bits / 8 + masked + (states + tail) as u64 + 8;
     Some(Plan { elements, rows, coded, classes, raw_bits, bytes })
+}
+
+/// Sets the bits of the rows that are not those of the base, and says how many there are.
+fn mark(bytes: &[u8], base: &[u8], row_bytes: usize, mask: &mut [u8]) -> usize {
+    mask.fill(0);
+    let mut coded = 0;
+    for (row, (bytes, base)) in bytes.chunks_exact(row_bytes).zip(base.chunks_exact(row_bytes)).enumerate() {
+        // In pieces of a known length, which are compared without a call.
+        let pieces = bytes.as_chunks::<LANES>().0.iter().zip(base.as_chunks::<LANES>().0);
+        let differs = pieces.fold(false, |differs, (piece, base)| differs | (piece != base));
+        mask[row / 8] |= u8::from(differs) << (row % 8);
+        coded += usize::from(differs);
+    }
+    coded
 }
 
 /// Whether it takes fewer bits to say which rows are coded than to code them all, or a few more if time counts too.

@@ -14,14 +14,16 @@ use crate::wire::{Reader, Write};
 #[derive(Clone, Copy, Debug)]
 pub struct Patch;
 
-/// Elements that changed, at most one in so many: with more the other codecs are smaller, and looking is in vain.
+/// Elements that changed, at most one in so many, and at most so many in all: with more the other codecs are smaller, and
+/// looking is in vain.
 const SPARSE: usize = 32;
+const MANY: usize = 1024;
 
 /// The length of the body, if few elements changed. A base of another length is none.
 pub(super) fn promises(input: Input<'_>) -> Option<u64> {
     let base = input.base.filter(|base| base.len() == input.bytes.len())?;
     let width = width_of(input);
-    let most = (input.bytes.len() / width / SPARSE).max(4);
+    let most = (input.bytes.len() / width / SPARSE).clamp(4, MANY);
     let mut bytes = 1;
     for (n, (gap, _)) in changes(input.bytes, base, width).enumerate() {
         if n >= most {

@@ -189,7 +189,7 @@ impl<'a> Shared<'a> {
         buffer: &'b mut Vec<u8>,
     ) -> Option<FrameBase<'b>> {
         let set = self.bases()?;
-        let (chunk, depth) = base::choose(set, piece.base?, self.encoding.depth_max())?;
+        let (chunk, depth) = base::choose(set, piece.base?, self.encoding)?;
         let length = piece.length as usize;
         if set.how_stored(chunk)?.chunk_bytes as usize != length {
             return None;

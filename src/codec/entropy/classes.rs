@@ -7,7 +7,7 @@
 use super::log2;
 use super::rans::LANES;
 use super::symbol::SYMBOLS;
-use super::table::Table;
+use super::table::{Grain, Table};
 
 /// Contexts are below this.
 pub(crate) const CONTEXTS: usize = 256;
@@ -75,7 +75,7 @@ pub(crate) struct Classes {
 impl Classes {
     /// The classes that store symbols like these in the fewest bits, and what they promise. `None` if there are no
     /// symbols.
-    pub(crate) fn of(counts: &Counts) -> Option<(Classes, Promise)> {
+    pub(crate) fn of(counts: &Counts, grain: Grain) -> Option<(Classes, Promise)> {
         let mut groups: Vec<Group> =
             counts.iter().zip(0..=u8::MAX).filter_map(|(counts, context)| Group::of(context, counts)).collect();
         let mut joined: Vec<Group> = groups.windows(2).map(|pair| pair[0].with(&pair[1])).collect();
@@ -98,7 +98,7 @@ impl Classes {
             promise.occur.iter_mut().zip(&group.counts).for_each(|(all, count)| *all += u64::from(*count));
         }
         let firsts = groups.iter().skip(1).map(|group| group.first).collect();
-        let tables: Vec<Table> = groups.iter().map(|group| Table::of(&group.counts)).collect();
+        let tables: Vec<Table> = groups.iter().map(|group| Table::of(&group.counts, grain)).collect();
         (!tables.is_empty()).then_some((Classes { firsts, tables }, promise))
     }
 
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn contexts_that_are_alike_share_a_class_and_others_do_not() {
         let two = counts(|context, symbol| u32::from(symbol / 8 == context / 128) * 1000);
-        let (classes, Promise { bits, .. }) = Classes::of(&two).unwrap();
+        let (classes, Promise { bits, .. }) = Classes::of(&two, Grain::FINE).unwrap();
         assert_eq!(classes.firsts, [128]);
         assert_eq!(classes.of_contexts()[127..129], [0, 1]);
         let (symbols, tables) = (256 * 8 * 1000 * 3, 2 * (TABLE_BITS + 8 * SYMBOL_BITS));
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn there_are_never_too_many() {
         let different = counts(|context, symbol| u32::from(symbol == context) * 100_000);
-        let (classes, _) = Classes::of(&different).unwrap();
+        let (classes, _) = Classes::of(&different, Grain::FINE).unwrap();
         assert_eq!(classes.tables.len(), CLASSES_MAX);
-        assert!(Classes::of(&counts(|_, _| 0)).is_none());
+        assert!(Classes::of(&counts(|_, _| 0), Grain::FINE).is_none());
     }
 }

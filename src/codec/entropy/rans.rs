@@ -11,7 +11,7 @@
 
 use super::classes::{CONTEXTS, Classes, Counting};
 use super::symbol::{self, SYMBOLS};
-use super::table::{PARTS, PARTS_BITS};
+use super::table::{Grain, PARTS, PARTS_BITS};
 use crate::codec::CodecError;
 use crate::codec::residual::{Lane, Residual};
 use crate::codec::scratch::at_least;
@@ -79,18 +79,19 @@ fn puts<'a>(classes: &Classes, room: &'a mut Vec<Put>) -> &'a [Put] {
     room
 }
 
-/// What the tables of all classes become for a decoder: for each part of each class its symbol in bits 0 to 7, the
-/// symbol's parts less one in bits 8 to 19, and its place among them in bits 20 to 31.
-fn slots<'a>(classes: &Classes, room: &'a mut Vec<u32>) -> &'a [u32] {
-    let slots = at_least(room, classes.tables.len() * PARTS as usize);
+/// What the tables of all classes become for a decoder: for each grain of each class its symbol in bits 0 to 7, the
+/// symbol's parts less one in bits 8 to 19, and the place of its first part among them in bits 20 to 31.
+fn slots<'a>(classes: &Classes, grain: Grain, room: &'a mut Vec<u32>) -> &'a [u32] {
+    let slots = at_least(room, classes.tables.len() * (PARTS >> grain.bits()) as usize);
     let mut at = 0;
     for table in &classes.tables {
         for (symbol, &parts) in table.parts().iter().enumerate().filter(|(_, parts)| **parts > 0) {
             let first = symbol as u32 | (u32::from(parts) - 1) << 8;
-            for (slot, place) in slots[at..][..usize::from(parts)].iter_mut().zip(0u32..) {
-                *slot = first | place << 20;
+            let grains = usize::from(parts) >> grain.bits();
+            for (slot, place) in slots[at..][..grains].iter_mut().zip(0u32..) {
+                *slot = first | place << (20 + grain.bits());
             }
-            at += usize::from(parts);
+            at += grains;
         }
     }
     slots
@@ -206,8 +207,9 @@ impl<'a> Encoder<'a> {
 pub(crate) struct Decoder<'a> {
     /// The class of each context.
     pub(crate) classes: [u8; CONTEXTS],
-    /// For each class, what its parts stand for.
+    /// For each class, what its grains of parts stand for.
     pub(crate) slots: &'a [u32],
+    pub(crate) grain: Grain,
     pub(crate) states: [u32; LANES],
     pub(crate) words: Words<'a>,
 }
@@ -223,8 +225,9 @@ impl<'a> Decoder<'a> {
         if states.iter().any(|state| !(LEAST..LEAST << 16).contains(state)) {
             return Err(CodecError("an impossible state"));
         }
-        let slots = self::slots(classes, slots);
-        Ok(Decoder { classes: classes.of_contexts(), slots, states, words: Words::new(words)? })
+        let grain = Grain::of_all(&classes.tables);
+        let slots = self::slots(classes, grain, slots);
+        Ok(Decoder { classes: classes.of_contexts(), slots, grain, states, words: Words::new(words)? })
     }
 
     /// All that was written was read, and the coders are where those of the writer began.
@@ -300,7 +303,7 @@ pub(crate) fn encode_row<L: Lane>(
 /// Takes a row out of the states: `elements` holds the bases, and then what was saved.
 #[inline(always)]
 pub(crate) fn decode_row<L: Lane>(residual: impl Residual<L>, elements: &mut [L; LANES], decoder: &mut Decoder<'_>) {
-    let Decoder { classes, slots, states, words } = decoder;
+    let Decoder { classes, slots, grain, states, words } = decoder;
     let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
     for (class, &base) in row.class.iter_mut().zip(elements.iter()) {
         *class = u32::from(classes[residual.context(base) as usize]);
@@ -315,9 +318,10 @@ pub(crate) fn decode_row<L: Lane>(residual: impl Residual<L>, elements: &mut [L;
     };
     for lane in 0..LANES {
         let state = states[lane];
-        let slot = slots[(row.class[lane] * PARTS + state % PARTS) as usize];
+        let slot = slots[((row.class[lane] * PARTS + state % PARTS) >> grain.bits()) as usize];
         row.symbol[lane] = slot & 0xff;
-        states[lane] = refill(((slot >> 8 & 0xfff) + 1) * (state >> PARTS_BITS) + (slot >> 20));
+        let place = (slot >> 20) + state % (1 << grain.bits());
+        states[lane] = refill(((slot >> 8 & 0xfff) + 1) * (state >> PARTS_BITS) + place);
     }
     for (bits, &symbol) in row.raw_bits.iter_mut().zip(&row.symbol) {
         *bits = symbol::raw_bits::<L>(symbol);

@@ -482,9 +482,11 @@ pub(super) fn decode<const WIDTH: usize>(
     decoder: &mut Decoder<'_>,
 ) {
     let arithmetic = Arithmetic::of(numbers);
-    let Decoder { classes, slots, states, words } = decoder;
+    let Decoder { classes, slots, grain, states, words } = decoder;
     let of_contexts = OfContexts::of(classes);
-    assert!(classes.iter().all(|class| (usize::from(*class) + 1) * PARTS as usize <= slots.len()));
+    assert!(classes.iter().all(|class| (usize::from(*class) + 1) * (PARTS >> grain.bits()) as usize <= slots.len()));
+    let within = _mm256_set1_epi32((1 << grain.bits()) - 1);
+    let grain = _mm_cvtsi32_si128(grain.bits() as i32);
     let mut state = load_states(states);
     for (row, bytes) in bytes.chunks_exact_mut(LANES * WIDTH).enumerate() {
         if !super::rows::coded(mask, row) {
@@ -497,14 +499,15 @@ pub(super) fn decode<const WIDTH: usize>(
             let first = _mm256_slli_epi32::<{ PARTS_BITS as i32 }>(class[V]);
             let part = _mm256_and_si256(state[V], _mm256_set1_epi32(PARTS as i32 - 1));
             // SAFETY: a class is below the number of tables, checked above; a part is below their length.
-            unsafe { slot_of(slots, _mm256_or_si256(first, part)) }
+            unsafe { slot_of(slots, _mm256_srl_epi32(_mm256_or_si256(first, part), grain)) }
         });
         state = each!(V => {
             let parts = _mm256_and_si256(_mm256_srli_epi32::<8>(slot[V]), _mm256_set1_epi32(0xfff));
             let quotient = _mm256_srli_epi32::<{ PARTS_BITS as i32 }>(state[V]);
             let product = _mm256_mullo_epi32(_mm256_add_epi32(parts, _mm256_set1_epi32(1)), quotient);
+            let place = _mm256_add_epi32(_mm256_srli_epi32::<20>(slot[V]), _mm256_and_si256(state[V], within));
             // SAFETY: a row takes a word for each lane at most, and one for each lane and step below.
-            unsafe { take(_mm256_add_epi32(product, _mm256_srli_epi32::<20>(slot[V])), &mut ahead) }
+            unsafe { take(_mm256_add_epi32(product, place), &mut ahead) }
         });
         let symbol = each!(V => _mm256_and_si256(slot[V], _mm256_set1_epi32(0xff)));
         let raw = each!(V => raw_bits(symbol[V]));

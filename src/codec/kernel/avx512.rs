@@ -352,9 +352,10 @@ pub(super) fn decode<const WIDTH: usize>(
     decoder: &mut Decoder<'_>,
 ) {
     let arithmetic = Arithmetic::of(numbers);
-    let Decoder { classes, slots, states, words } = decoder;
+    let Decoder { classes, slots, grain, states, words } = decoder;
     let of_contexts = OfContexts::of(classes);
-    assert!(classes.iter().all(|class| (usize::from(*class) + 1) * PARTS as usize <= slots.len()));
+    assert!(classes.iter().all(|class| (usize::from(*class) + 1) * (PARTS >> grain.bits()) as usize <= slots.len()));
+    let (within, grain) = (all((1 << grain.bits()) - 1), _mm_cvtsi32_si128(grain.bits() as i32));
     let mut state = load_states(states);
     for (row, bytes) in bytes.chunks_exact_mut(LANES * WIDTH).enumerate() {
         if !super::rows::coded(mask, row) {
@@ -367,14 +368,15 @@ pub(super) fn decode<const WIDTH: usize>(
             let part = _mm512_and_si512(state[V], all(PARTS - 1));
             let place = _mm512_or_si512(_mm512_slli_epi32::<PARTS_BITS>(class), part);
             // SAFETY: a class is below the number of tables, checked above; a part is below their length.
-            unsafe { _mm512_i32gather_epi32::<4>(place, slots.as_ptr().cast()) }
+            unsafe { _mm512_i32gather_epi32::<4>(_mm512_srl_epi32(place, grain), slots.as_ptr().cast()) }
         });
         state = each!(V => {
             let parts = _mm512_and_si512(_mm512_srli_epi32::<8>(slot[V]), all(PARTS - 1));
             let quotient = _mm512_srli_epi32::<PARTS_BITS>(state[V]);
             let product = _mm512_mullo_epi32(_mm512_add_epi32(parts, all(1)), quotient);
+            let place = _mm512_add_epi32(_mm512_srli_epi32::<20>(slot[V]), _mm512_and_si512(state[V], within));
             // SAFETY: a row takes a word for each lane at most, and one for each lane and step below.
-            unsafe { take(_mm512_add_epi32(product, _mm512_srli_epi32::<20>(slot[V])), &mut ahead) }
+            unsafe { take(_mm512_add_epi32(product, place), &mut ahead) }
         });
         let symbol = each!(V => _mm512_and_si512(slot[V], all(0xff)));
         let raw = each!(V => raw_bits(symbol[V]));

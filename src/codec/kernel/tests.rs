@@ -6,6 +6,7 @@ use super::*;
 use crate::codec::entropy::classes::{CONTEXTS, Classes};
 use crate::codec::entropy::rans::{LANES, LEAST};
 use crate::codec::entropy::symbol::SYMBOLS;
+use crate::codec::entropy::table::Grain;
 use crate::tensor::Layout;
 use proptest::prelude::*;
 
@@ -51,6 +52,7 @@ proptest! {
         moved in 0u32..=64,
         mask: u64,
         seed: u64,
+        coarse: bool,
     ) {
         let elements = Elements::of(layout);
         let (base, bytes) = pair(elements, rows, moved, seed);
@@ -58,7 +60,8 @@ proptest! {
 
         let pair = Pair { base: &base, bytes: &bytes, mask: &mask };
         let counts = counted(Kernel::Portable, elements, pair);
-        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap()).unwrap();
+        let grain = if coarse { Grain::COARSE } else { Grain::FINE };
+        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap(), grain).unwrap();
         let encoded = |kernel: Kernel| {
             let (mut puts, mut words) = (Vec::new(), vec![[0; 2]; 8 * rows * LANES + 64]);
             let mut encoder = Encoder::new(&classes, &mut puts, &mut words);
@@ -87,11 +90,13 @@ proptest! {
     #[test]
     fn kernels_agree_on_nonsense(
         layout in proptest::sample::select(&LAYOUTS[..]), body: Vec<u8>, states: [u32; LANES], seed: u64,
+        coarse: bool,
     ) {
         let elements = Elements::of(layout);
         let (base, bytes) = pair(elements, 7, 64, seed);
         let counts = counted(Kernel::Portable, elements, Pair { base: &base, bytes: &bytes, mask: &[0xff] });
-        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap()).unwrap();
+        let grain = if coarse { Grain::COARSE } else { Grain::FINE };
+        let (classes, _) = Classes::of(counts.as_slice().try_into().unwrap(), grain).unwrap();
         let states = states.map(|state| state % (LEAST << 15) + LEAST);
         let body = &body[..body.len() & !1];
         let decoded = |kernel: Kernel| {
