@@ -1,7 +1,7 @@
 //! How the library speaks to its caller: it never prints.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Hears how far a journey is, and may stop it. All methods may be called from any thread.
 pub trait Monitor: fmt::Debug + Send + Sync {
@@ -18,6 +18,11 @@ pub trait Monitor: fmt::Debug + Send + Sync {
     /// Something that the person should know, and that did not stop the journey. One line.
     fn warn(&self, message: &str) {
         let _ = message;
+    }
+    /// How many threads may join those that the journey has: asked again and again while it works, until they are more than
+    /// none. For somebody who had it done in the background, and now waits for it.
+    fn helpers(&self) -> usize {
+        0
     }
     /// True once the journey should stop. It then ends with `Interrupted` and leaves nothing behind.
     fn interrupted(&self) -> bool {
@@ -53,6 +58,23 @@ impl Stop {
 
 impl Monitor for Stop {
     fn interrupted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Gives the journey more threads once [`Hurry::hurry`] was called.
+#[derive(Debug, Default)]
+pub struct Hurry(AtomicUsize);
+
+impl Hurry {
+    /// So many threads may join.
+    pub fn hurry(&self, helpers: usize) {
+        self.0.store(helpers, Ordering::Relaxed);
+    }
+}
+
+impl Monitor for Hurry {
+    fn helpers(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 }

@@ -4,6 +4,7 @@
 //! the results in the source's order. No more than `window` items are between source and sink, which bounds the memory.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, Result};
@@ -50,6 +51,19 @@ pub(crate) fn ordered<I: Send, O: Send, T>(
     work: impl Fn(&mut T, I) -> Result<O> + Sync,
     sink: impl FnMut(O) -> Result<()> + Send,
 ) -> Result<()> {
+    ordered_with(threads, || 0, window, next, tool, work, sink)
+}
+
+/// The same, on more threads as soon as `helpers` says how many.
+pub(crate) fn ordered_with<I: Send, O: Send, T>(
+    threads: usize,
+    helpers: impl Fn() -> usize + Sync,
+    window: usize,
+    next: impl FnMut() -> Result<Option<I>> + Send,
+    tool: impl Fn() -> T + Sync,
+    work: impl Fn(&mut T, I) -> Result<O> + Sync,
+    sink: impl FnMut(O) -> Result<()> + Send,
+) -> Result<()> {
     let state = State {
         taken: 0,
         delivered: 0,
@@ -63,26 +77,32 @@ pub(crate) fn ordered<I: Send, O: Send, T>(
     let (next, sink) = (Mutex::new(next), Mutex::new(sink));
     let window = window.max(1) as u64;
 
-    let worker = || {
+    let worker = |between: &mut dyn FnMut()| {
         let _guard = FailOnPanic(&shared);
         let mut tool = tool();
         while let Some((number, item)) = take(&shared, &next, window) {
+            between();
             match work(&mut tool, item) {
                 Ok(result) => deliver(&shared, &sink, number, result),
                 Err(error) => return shared.fail(error),
             }
         }
     };
-    if threads <= 1 {
-        worker();
-    } else {
-        let panicked = std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
-            handles.into_iter().map(|handle| handle.join().is_err()).fold(false, |any, one| any | one)
-        });
-        if panicked {
-            shared.fail(Error::Bug("a worker panicked".into()));
-        }
+    let panicked = std::thread::scope(|scope| {
+        let spawn = |count: usize| (0..count).map(|_| scope.spawn(|| worker(&mut || ()))).collect::<Vec<_>>();
+        let mut others = spawn(threads.saturating_sub(1));
+        // This thread is the first worker, and the one that asks for helpers: they join once.
+        let mut helped = false;
+        let mut ask = || {
+            let count = if helped { 0 } else { helpers() };
+            helped |= count > 0;
+            others.extend(spawn(count));
+        };
+        let first = catch_unwind(AssertUnwindSafe(|| worker(&mut ask)));
+        others.into_iter().map(|other| other.join().is_err()).fold(first.is_err(), |any, one| any | one)
+    });
+    if panicked {
+        shared.fail(Error::Bug("a worker panicked".into()));
     }
     let failed = shared.lock().failed.take();
     failed.map_or(Ok(()), Err)
@@ -205,6 +225,32 @@ mod tests {
             assert!(matches!(done, Err(Error::Interrupted)));
             assert!(out.len() < 200 && out.iter().zip(1..).all(|(&n, i)| n == i));
         }
+    }
+
+    /// Each of the first two items waits for the other: one thread alone would wait in vain.
+    #[test]
+    fn helpers_join() {
+        let (met, mut n) = (Mutex::new(0), 0);
+        let both = Condvar::new();
+        let next = || {
+            n += 1;
+            Ok((n <= 2).then_some(n))
+        };
+        let work = |_: &mut (), n: u32| {
+            let mut here = met.lock().unwrap();
+            *here += 1;
+            both.notify_all();
+            let (_here, waited) =
+                both.wait_timeout_while(here, std::time::Duration::from_secs(30), |here| *here < 2).unwrap();
+            if waited.timed_out() { Err(Error::Interrupted) } else { Ok(n) }
+        };
+        let mut out = Vec::new();
+        let sink = |n| {
+            out.push(n);
+            Ok(())
+        };
+        ordered_with(1, || 1, 2, next, || (), work, sink).unwrap();
+        assert_eq!(out, [1, 2]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use pyo3::prelude::*;
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<store::Store>()?;
+    module.add_class::<store::Hurry>()?;
     module.add_class::<checkpoint::Checkpoint>()?;
     module.add_class::<joint::JointSave>()?;
     module.add_function(wrap_pyfunction!(buffers::gather, module)?)?;

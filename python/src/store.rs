@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -10,6 +12,7 @@ use serde_json::Value;
 use treering::catalog::Filter;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
+use treering::monitor;
 use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions, TensorBytes};
 use treering::store::{Durability, Options};
 use treering::tensor::{DType, TensorMeta};
@@ -25,6 +28,33 @@ use crate::rows::{Collected, Row, Run, Saved, metrics};
 /// An opened store.
 #[pyclass(frozen, module = "treering._native")]
 pub(crate) struct Store(treering::Store);
+
+/// Lets a save under way have more threads: somebody waits for it.
+#[pyclass(frozen, module = "treering._native")]
+pub(crate) struct Hurry {
+    monitor: Arc<monitor::Hurry>,
+    helpers: usize,
+    asked: AtomicBool,
+}
+
+#[pymethods]
+impl Hurry {
+    /// So many threads may join once it is asked for.
+    #[new]
+    fn new(helpers: usize) -> Hurry {
+        Hurry { monitor: Arc::default(), helpers, asked: AtomicBool::new(false) }
+    }
+
+    fn hurry(&self) {
+        self.monitor.hurry(self.helpers);
+        self.asked.store(true, Ordering::Relaxed);
+    }
+
+    #[getter]
+    fn asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed)
+    }
+}
 
 /// A tensor to be saved: its component, name, type and shape, and its bytes as a part of one of the buffers.
 #[derive(FromPyObject)]
@@ -57,7 +87,7 @@ impl Store {
 
     #[pyo3(signature = (
         run, step, parts, buffers, *, state, metrics, tags, note, config, provenance, parent, threads, backfill = false,
-        replace = false, before = None
+        replace = false, before = None, hurry = None
     ))]
     #[allow(clippy::too_many_arguments, reason = "each has its name in Python")]
     fn save(
@@ -78,6 +108,7 @@ impl Store {
         backfill: bool,
         replace: bool,
         before: Option<(Vec<Part>, Vec<Readable>)>,
+        hurry: Option<Py<Hurry>>,
     ) -> PyResult<Saved> {
         let given: Vec<Given<'_>> = buffers.iter().map(Source::given).collect();
         let (parts_before, buffers_before) = before.unwrap_or_default();
@@ -100,7 +131,9 @@ impl Store {
             let before = parts_before.into_iter().map(|part| part.before(&bytes_before)).collect::<Result<_>>()?;
             let tensors = parts.into_iter().map(|part| part.tensor(&given, None)).collect::<Result<_>>()?;
             let inputs = Inputs::given(tensors)?.with_before(before);
-            self.0.with_threads(threads).save(&inputs, &options).map(Saved::from)
+            let store = self.0.with_threads(threads);
+            let store = hurry.map(|hurry| store.with_monitor(hurry.get().monitor.clone())).unwrap_or(store);
+            store.save(&inputs, &options).map(Saved::from)
         });
         saved.map_err(|error| raised(&given).unwrap_or(error))
     }

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 import torch
 import treering
 from same import assert_same
-from treering import _torch
+from treering import _torch, machine
 from treering import run as run_module
 from treering._native import gather
 from treering.tree import Leaf
@@ -109,6 +110,43 @@ def test_a_busy_run_waits_skips_or_says_so(run: treering.Run, gate: Gate, monkey
     assert first.done() and second.waited_seconds > 0.1 and second.blocked_seconds >= second.waited_seconds
     run.wait()
     assert [row["step"] for row in run.history()] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda run, handle: handle.wait(),
+        lambda run, handle: run.wait(),
+        lambda run, handle: run.close(),
+        lambda run, handle: run.save(2, {"x": 2}),
+    ],
+    ids=["handle", "run", "close", "next"],
+)
+def test_a_save_hurries_once_somebody_waits(
+    run: treering.Run, gate: Gate, wait: Callable[[treering.Run, treering.SaveHandle], object]
+) -> None:
+    handle = run.save(1, {"x": 1})
+    assert gate.reached.wait(60)
+    assert not handle._hurry.asked
+    waiting = threading.Thread(target=wait, args=(run, handle))
+    waiting.start()
+    deadline = time.monotonic() + 60
+    while not handle._hurry.asked:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    gate.open.set()
+    waiting.join()
+    handle.wait()
+
+
+def test_threads_that_were_set_stay_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_native", types.SimpleNamespace(cores=lambda: 32))
+    monkeypatch.delenv("TREERING_THREADS", raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert (machine.background_threads(), machine.helpers(None)) == (4, 12)
+    assert machine.helpers(3) == 0
+    monkeypatch.setenv("TREERING_THREADS", "2")
+    assert (machine.background_threads(), machine.helpers(None)) == (2, 0)
 
 
 def test_what_does_not_fit_is_saved_where_it_is(store: treering.Store) -> None:

@@ -239,8 +239,9 @@ impl Store {
         let mut cutter = Cutter::new(&parts, known, bases);
 
         self.monitor().begin("saving", Some(parts.iter().map(|part| part.length).sum()), Unit::Bytes);
-        parallel::ordered(
+        parallel::ordered_with(
             self.threads(),
+            || self.monitor().helpers(),
             self.window(),
             || self.check_stop().and_then(|()| cutter.next_batch()),
             Worker::default,

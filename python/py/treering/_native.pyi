@@ -70,6 +70,12 @@ class Collected(TypedDict):
 #: Memory, or a function of an offset and a length that returns some.
 Source = Any
 
+class Hurry:
+    def __init__(self, helpers: int) -> None: ...
+    @property
+    def asked(self) -> bool: ...
+    def hurry(self) -> None: ...
+
 class Store:
     @staticmethod
     def create(path: str | os.PathLike[str]) -> Store: ...
@@ -97,6 +103,7 @@ class Store:
         backfill: bool = False,
         replace: bool = False,
         before: tuple[Sequence[tuple[str, str, str, Sequence[int], int, int, int]], Sequence[Any]] | None = None,
+        hurry: Hurry | None = None,
     ) -> Saved: ...
     def begin_joint(self) -> JointSave: ...
     def save_part(

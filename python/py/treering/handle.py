@@ -31,7 +31,7 @@ class SaveHandle:
         For a save after a signal, once it is durable: whether that was within the notice.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, helpers: int = 0) -> None:
         self.step = step
         self.blocked_seconds = 0.0
         self.waited_seconds = 0.0
@@ -44,6 +44,8 @@ class SaveHandle:
         self._error: BaseException | None = None
         self._seen = False
         self._ended = threading.Event()
+        #: Lets so many threads help as soon as somebody waits.
+        self._hurry = _native.Hurry(helpers)
         self._tell: Callable[[], None] | None = None
 
     def __repr__(self) -> str:
@@ -60,12 +62,17 @@ class SaveHandle:
         return self._ended.is_set()
 
     def wait(self, timeout: float | None = None) -> SaveHandle:
-        """Waits until the step is durable, and raises what went wrong."""
+        """Waits until the step is durable, and raises what went wrong.
+
+        What is waited for is no background work any more: it takes all cores from then on.
+        """
         self.result(timeout)
         return self
 
     def result(self, timeout: float | None = None) -> _native.Saved | None:
         """Waits as :meth:`wait` does, and returns the report: sizes in bytes, the outcome. `None` if it was skipped."""
+        if not self._ended.is_set():
+            self._hurry.hurry()
         if not self._ended.wait(timeout):
             raise WaitTimeout(f"step {self.step} is not durable after {timeout:g} s", "it goes on in the background")
         if self._error is not None:

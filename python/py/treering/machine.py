@@ -24,6 +24,13 @@ def background_threads() -> int:
     return max(1, min(4, _native.cores() // 4 // _local_world_size()))
 
 
+def helpers(threads: int | None) -> int:
+    """Threads that may join a save that somebody waits for: the rest of the cores, unless somebody set a number."""
+    if threads is not None or os.environ.get("TREERING_THREADS", "").isdigit():
+        return 0
+    return max(0, _native.cores() // _local_world_size() - background_threads())
+
+
 def quarter_of_memory() -> int:
     """Bytes: of the machine's memory or the container's, shared with the other processes of the training here."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -136,6 +136,7 @@ class Run:
         self._on_error = on_error
         self._memory_limit = memory_limit if memory_limit is not None else machine.quarter_of_memory()
         self._threads = threads if threads is not None else machine.background_threads()
+        self._helpers = machine.helpers(threads)
         self._gc = gc
         self._staging = Staging()
         self._live = Live() if live_base else None
@@ -206,7 +207,7 @@ class Run:
             Its `wait` returns once the step is durable.
         """
         with self._turn:
-            handle = SaveHandle(step)
+            handle = SaveHandle(step, self._helpers)
             ranks = self._ranks
             if ranks is None:
                 return self._save(handle, state, metrics, tags, note)
@@ -280,10 +281,12 @@ class Run:
         if self._urgent and self._signalled is not None:
             handle._deadline = self._signalled + self._notice
             self._urgent = False
+            handle._hurry.hurry()
         with self._moved:
             self._job = _Job(handle, arguments, None if copied else encoded)
             self._wake()
         if not copied:
+            handle._hurry.hurry()
             handle._ended.wait()
         handle.blocked_seconds = time.monotonic() - handle._begun
         self._clock.saved(handle.blocked_seconds)
@@ -378,6 +381,7 @@ class Run:
             self._check_begun(step)
             with self._moved:
                 while self._job is not None:
+                    self._job.handle._hurry.hurry()
                     self._moved.wait()
             return self.store._reader().begin_joint(), self._parent_of(step)
 
@@ -559,6 +563,7 @@ class Run:
                 return False
             begun = time.monotonic()
             while self._job is not None:
+                self._job.handle._hurry.hurry()
                 self._moved.wait()
             handle.waited_seconds = time.monotonic() - begun
         self._raise_failed()
@@ -649,6 +654,7 @@ class Run:
         parent = self._parent_of(job.handle.step)
         before = self._live.of(parent) if self._live is not None else None
         arguments = {**job.arguments, "parent": parent, "before": before, "threads": self._threads}
+        arguments["hurry"] = job.handle._hurry
         try:
             return native.save(**arguments)
         except NoSpaceError:
@@ -692,6 +698,7 @@ class Run:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise WaitTimeout(f"step {self._job.handle.step} is not durable after {timeout:g} s")
+                self._job.handle._hurry.hurry()
                 self._moved.wait(left)
 
     def _raise_failed(self) -> None:

@@ -83,8 +83,9 @@ class Store:
             Bytes that saves may be copied into. Larger ones are read where they are, and are waited for. By default a
             quarter of the memory of this machine or container, over ``LOCAL_WORLD_SIZE``.
         threads : int, optional
-            Threads of a save in the background. By default a quarter of the cores, over ``LOCAL_WORLD_SIZE``, between 1
-            and 4.
+            Threads of a save. By default a quarter of the cores, over ``LOCAL_WORLD_SIZE``, between 1 and 4; and all
+            cores, over ``LOCAL_WORLD_SIZE``, as soon as somebody waits for it: a handle's or the run's `wait`, its end,
+            the next save, or the end of a notice.
         gc : bool
             Whether space is freed in the background after durable saves, as the run's policy says.
         live_base : bool
