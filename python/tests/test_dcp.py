@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -418,6 +419,32 @@ def test_one_process_alone(run: treering.Run) -> None:
     with pytest.raises(treering.UnavailableError, match="Missing key"):
         treering.dcp.load({"other": torch.zeros(1)}, run[1])
     treering.dcp.load({"other": torch.zeros(1)}, run[1], strict=False)
+
+
+class Threads:
+    """A store that notes on how many threads parts are saved."""
+
+    def __init__(self, store: Any) -> None:
+        self.store, self.seen = store, list[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+    def save_part(self, *arguments: Any, threads: int, **others: Any) -> None:
+        self.seen.append(threads)
+        self.store.save_part(*arguments, threads=threads, **others)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_who_waits_gets_all_cores(run: treering.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = Threads(run.store._reader())
+    monkeypatch.setattr(run.store, "_reader", lambda: native)
+    monkeypatch.setattr(run, "_threads", 1)
+    monkeypatch.setattr(run, "_helpers", 2)
+    treering.dcp.save({"x": torch.ones(3)}, run, 1)
+    writer = treering.dcp.Writer(run, 2, background=True)
+    torch_dcp.save({"x": torch.ones(4)}, storage_writer=writer, planner=treering.dcp.SavePlanner(), no_dist=True)
+    assert native.seen == [3, 1]
 
 
 def test_what_a_run_saved(run: treering.Run) -> None:

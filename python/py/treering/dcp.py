@@ -127,7 +127,7 @@ def async_save(
     process_group: Any = None,
 ) -> concurrent.futures.Future[None]:
     """As :func:`save`, and returns after one copy. The group, one of gloo, is used by nobody else until it is done."""
-    writer = Writer(run, step, metrics=metrics, tags=tags, note=note)
+    writer = Writer(run, step, metrics=metrics, tags=tags, note=note, background=True)
     with _outcome(writer):
         begun: Any = torch_dcp.async_save(
             dict(state),
@@ -196,6 +196,9 @@ class Writer(StorageWriter):  # type: ignore[misc]
         The step.
     metrics, tags, note
         As for :meth:`Run.save`.
+    background : bool
+        Whether the training goes on meanwhile, as with ``torch.distributed.checkpoint.async_save``: then a save takes
+        the threads of one in the background, and all cores, over ``LOCAL_WORLD_SIZE``, if not.
     """
 
     def __init__(
@@ -206,9 +209,11 @@ class Writer(StorageWriter):  # type: ignore[misc]
         metrics: Mapping[str, Any] | None = None,
         tags: Sequence[str] = (),
         note: str | None = None,
+        background: bool = False,
     ) -> None:
         self._run = run
         self._step = step
+        self._background = background
         self._metrics, self._tags, self._note = metrics, tags, note
         self._joint: _native.JointSave | None = None
         self._parent: str | None = None
@@ -258,7 +263,7 @@ class Writer(StorageWriter):  # type: ignore[misc]
                 buffers,
                 text=dumps(part.nodes),
                 parent=given["parent"],
-                threads=self._run._threads,
+                threads=self._run._threads + (0 if self._background else self._run._helpers),
             )
         future: torch.futures.Future[list[WriteResult]] = torch.futures.Future()
         future.set_result(results)
