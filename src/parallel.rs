@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 
 use crate::error::{Error, Result};
 
@@ -89,7 +90,9 @@ pub(crate) fn ordered_with<I: Send, O: Send, T>(
         }
     };
     let panicked = std::thread::scope(|scope| {
-        let spawn = |count: usize| (0..count).map(|_| scope.spawn(|| worker(&mut || ()))).collect::<Vec<_>>();
+        // Where no more threads are to be had, fewer do the work.
+        let begin = |_| Builder::new().spawn_scoped(scope, || worker(&mut || ())).ok();
+        let spawn = |count: usize| (0..count).filter_map(begin).collect::<Vec<_>>();
         let mut others = spawn(threads.saturating_sub(1));
         // This thread is the first worker, and the one that asks for helpers: they join once.
         let mut helped = false;
