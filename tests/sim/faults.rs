@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use treering::disk::{Disk, SimulatedDisk};
 use treering::gc::GcOptions;
-use treering::monitor::Monitor;
+use treering::monitor::{Monitor, Unit};
 use treering::store::Options;
 use treering::verify::Depth;
 use treering::{Error, ErrorKind, Store};
@@ -533,7 +533,20 @@ fn f027_asked_to_end_at_any_moment() {
     assert!(ended > 4, "{ended}");
 }
 
-/// A thread of a save's own that panics, at anything that it does to the disk: an error, no hang, and the handle is good.
+/// True while a save's threads work, of which its caller's is one.
+#[derive(Debug, Default)]
+struct Working(AtomicBool);
+
+impl Monitor for Working {
+    fn begin(&self, stage: &'static str, _: Option<u64>, _: Unit) {
+        self.0.store(stage == "saving", Ordering::Relaxed);
+    }
+    fn end(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A thread of a save that panics, at anything that it does to the disk: an error, no hang, and the handle is good.
 #[test]
 fn f030_a_thread_that_panics_is_an_error() {
     let mut panics = 0;
@@ -545,8 +558,10 @@ fn f030_a_thread_that_panics_is_an_error() {
         let left = AtomicUsize::new(number);
         let reached = Arc::new(AtomicBool::new(false));
         let (here, caller) = (reached.clone(), std::thread::current().id());
+        let working = Arc::new(Working::default());
+        let stage = working.clone();
         let panicking = FaultyDisk::new(disk.clone(), move |_, _| {
-            let theirs = std::thread::current().id() != caller;
+            let theirs = stage.0.load(Ordering::Relaxed) || std::thread::current().id() != caller;
             if theirs && left.fetch_sub(1, Ordering::Relaxed) == 0 {
                 here.store(true, Ordering::Relaxed);
                 panic!("for this test");
@@ -556,7 +571,7 @@ fn f030_a_thread_that_panics_is_an_error() {
         let with = Options { threads: 3, disk: Some(Arc::new(panicking)), ..sim::options_on(&disk, &Fate::new(5)) };
         let store = Store::open(ROOT, with).unwrap();
         // Of differences: the threads that encode read their bases.
-        let saved = sim::save(&store, &trained(1), &options("s", 1));
+        let saved = sim::save(&store.with_monitor(working), &trained(1), &options("s", 1));
         if !reached.load(Ordering::Relaxed) {
             saved.unwrap();
             break;
@@ -568,7 +583,7 @@ fn f030_a_thread_that_panics_is_an_error() {
         let facts = sim::observe(&sim::open(&disk, &Fate::new(3)).unwrap()).unwrap();
         assert_eq!((facts.len(), facts.get("s@1")), (4, Some(&sim::content_of(&trained(1)))), "{number}");
     }
-    assert!(panics > 2, "{panics}");
+    assert!(panics > 4, "{panics}");
 }
 
 /// Whatever another process does between two operations of a save, even if it takes longer than every grace: what is
