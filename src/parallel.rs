@@ -55,7 +55,8 @@ pub(crate) fn ordered<I: Send, O: Send, T>(
     ordered_with(threads, || 0, window, next, tool, work, sink)
 }
 
-/// The same, on more threads as soon as `helpers` says how many.
+/// The same, on more threads as soon as `helpers` says how many: on no more than the window has items for, as each has a
+/// tool, and so memory.
 pub(crate) fn ordered_with<I: Send, O: Send, T>(
     threads: usize,
     helpers: impl Fn() -> usize + Sync,
@@ -99,6 +100,7 @@ pub(crate) fn ordered_with<I: Send, O: Send, T>(
         let mut ask = || {
             let count = if helped { 0 } else { helpers() };
             helped |= count > 0;
+            let count = count.min((window as usize).saturating_sub(threads));
             others.extend(spawn(count));
         };
         let first = catch_unwind(AssertUnwindSafe(|| worker(&mut ask)));
@@ -254,6 +256,18 @@ mod tests {
         };
         ordered_with(1, || 1, 2, next, || (), work, sink).unwrap();
         assert_eq!(out, [1, 2]);
+    }
+
+    #[test]
+    fn no_more_help_than_there_is_to_do() {
+        let (tools, mut n) = (std::sync::atomic::AtomicUsize::new(0), 0);
+        let next = || {
+            n += 1;
+            Ok((n <= 100).then_some(n))
+        };
+        let tool = || tools.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        ordered_with(2, || 1000, 5, next, tool, |_, n: u32| Ok(n), |_| Ok(())).unwrap();
+        assert!((2..=5).contains(&tools.into_inner()));
     }
 
     #[test]

@@ -406,7 +406,8 @@ impl Backend for LocalBackend {
             if newest(&name, &inside) >= abandoned {
                 continue;
             }
-            // Taking the lock proves that its owner is gone, or was on another machine a day ago. It is held until the folder is empty.
+            // Taking the lock proves that its owner is gone, or was on another machine a day ago. It is held until the
+            // folder is empty.
             match self.disk.lock(&folder.join(LOCK)) {
                 Ok(Some(_lock)) => {
                     bury(save)?;
