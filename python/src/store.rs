@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
@@ -12,7 +11,7 @@ use serde_json::Value;
 use treering::catalog::Filter;
 use treering::format::policy::{Policy, Rule};
 use treering::gc::GcOptions;
-use treering::monitor;
+use treering::monitor::{self, Monitor};
 use treering::save::{BoxOf, Inputs, JointPart, MemoryTensor, OnConflict, SaveOptions, TensorBytes};
 use treering::store::{Durability, Options};
 use treering::tensor::{DType, TensorMeta};
@@ -34,7 +33,6 @@ pub(crate) struct Store(treering::Store);
 pub(crate) struct Hurry {
     monitor: Arc<monitor::Hurry>,
     helpers: usize,
-    asked: AtomicBool,
 }
 
 #[pymethods]
@@ -42,17 +40,17 @@ impl Hurry {
     /// So many threads may join once it is asked for.
     #[new]
     fn new(helpers: usize) -> Hurry {
-        Hurry { monitor: Arc::default(), helpers, asked: AtomicBool::new(false) }
+        Hurry { monitor: Arc::default(), helpers }
     }
 
     fn hurry(&self) {
         self.monitor.hurry(self.helpers);
-        self.asked.store(true, Ordering::Relaxed);
     }
 
+    /// Threads that may join by now.
     #[getter]
-    fn asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed)
+    fn helpers(&self) -> usize {
+        self.monitor.helpers()
     }
 }
 

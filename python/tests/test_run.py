@@ -123,20 +123,51 @@ def test_a_busy_run_waits_skips_or_says_so(run: treering.Run, gate: Gate, monkey
     ids=["handle", "run", "close", "next"],
 )
 def test_a_save_hurries_once_somebody_waits(
-    run: treering.Run, gate: Gate, wait: Callable[[treering.Run, treering.SaveHandle], object]
+    run: treering.Run,
+    gate: Gate,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: Callable[[treering.Run, treering.SaveHandle], object],
 ) -> None:
+    monkeypatch.setattr(run, "_helpers", 3)
     handle = run.save(1, {"x": 1})
     assert gate.reached.wait(60)
-    assert not handle._hurry.asked
+    assert handle._hurry.helpers == 0
     waiting = threading.Thread(target=wait, args=(run, handle))
     waiting.start()
     deadline = time.monotonic() + 60
-    while not handle._hurry.asked:
+    while handle._hurry.helpers != 3:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     gate.open.set()
     waiting.join()
     handle.wait()
+
+
+def test_who_helps_works_beside_the_thread(store: treering.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of two tensors waits, when it is read, for the other to be read: one thread alone would wait in vain."""
+    tensors = {"a": torch.randn(200, 250).T, "b": torch.randn(200, 250).T}  # one piece each, too large to go together
+    met = [threading.Event(), threading.Event()]
+    really = run_module.in_place
+
+    def meeting(leaves: list[Leaf]) -> Any:
+        for leaf, mine, other in zip(leaves, met, reversed(met), strict=True):
+            assert leaf.piece is not None
+            leaf.piece = lambda offset, length, piece=leaf.piece, mine=mine, other=other: (
+                mine.set() or (other.wait(20) and piece(offset, length))
+            )
+        return really(leaves)
+
+    with store.run("r", memory_limit=1000) as run:
+        monkeypatch.setattr(run, "_threads", 1)
+        monkeypatch.setattr(run, "_helpers", 1)
+        with pytest.warns(UserWarning, match="memory_limit"):
+            run.save(1, tensors)  # where it is cut is looked for by one thread
+        monkeypatch.setattr(run_module, "in_place", meeting)
+        for tensor in tensors.values():
+            tensor += 1
+        with pytest.warns(UserWarning, match="memory_limit"):
+            run.save(2, tensors)
+        assert_same(run[2].load(), tensors)
 
 
 def test_threads_that_were_set_stay_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -628,6 +659,7 @@ def test_signals_are_asked_for_without_a_cadence_too(run: treering.Run) -> None:
 
 def test_a_notice_begins_with_the_first_signal(run: treering.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
+    monkeypatch.setattr(run, "_helpers", 3)
     run.save_on_signal(signal.SIGUSR1, notice=60)
     with monkeypatch.context() as clock:
         clock.setattr(time, "monotonic", lambda: now[0])
@@ -635,7 +667,9 @@ def test_a_notice_begins_with_the_first_signal(run: treering.Run, monkeypatch: p
         now[0] += 59
         signal.raise_signal(signal.SIGUSR1)
         assert run.should_save(1) and run._signalled == 1000.0
-    run.save(1, {"x": 1}).wait()
+    handle = run.save(1, {"x": 1})
+    assert handle._hurry.helpers == 3, "nobody waits, but there is little time"
+    handle.wait()
     assert not run.should_save(2)
 
 
