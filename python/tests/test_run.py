@@ -845,18 +845,21 @@ COLLECTED = int(os.environ.get("TREERING_SAVES", "150"))
     ("options", "saves"), [("", 1000), ("live_base=True", 1000), ("keep=[treering.Latest(3)]", COLLECTED)]
 )
 def test_a_thousand_saves_hold_no_more_memory(tmp_path: pathlib.Path, options: str, saves: int) -> None:
+    # A collection at work holds files of its own: the fewest of the saves around a point are what is never let go of.
     code = (
         "import os, sys, numpy as np, treering\n"
-        "def held():\n"
+        "def memory():\n"
         "    with open('/proc/self/statm') as file:\n"
-        "        return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE'), len(os.listdir('/proc/self/fd'))\n"
-        "array = np.random.default_rng(0).random(20_000)\n"
+        "        return int(file.read().split()[1]) * os.sysconf('SC_PAGE_SIZE')\n"
+        "array, memories, descriptors = np.random.default_rng(0).random(20_000), [], []\n"
         f"with treering.Store(sys.argv[1]).run('r', {options}) as run:\n"
         f"    for step in range(1, {saves} + 1):\n"
         "        array[:100] += 1e-3\n"
         "        run.save(step, {'a': array, 'epoch': step}, metrics={'loss': 1 / step}).wait()\n"
-        f"        if step == {min(100, saves // 2)}: memory, descriptors = held()\n"
-        "    print(held()[0] - memory, held()[1] - descriptors)\n"
+        "        memories.append(memory())\n"
+        "        descriptors.append(len(os.listdir('/proc/self/fd')))\n"
+        f"early = {min(100, saves // 2)}\n"
+        "print(memories[-1] - memories[early - 1], min(descriptors[-20:]) - min(descriptors[early - 20:early]))\n"
     )
     # In memory, where there is room: a thousand saves wait for the disk several thousand times.
     fast = pathlib.Path("/dev/shm")
@@ -866,7 +869,7 @@ def test_a_thousand_saves_hold_no_more_memory(tmp_path: pathlib.Path, options: s
     assert done.returncode == 0, done.stderr
     memory, descriptors = map(int, done.stdout.split())
     # An array that was kept at each save would be 140 MiB; the catalog keeps a little of the history at hand.
-    assert memory < 8 << 20 and abs(descriptors) <= 2, done.stdout
+    assert memory < 8 << 20 and abs(descriptors) <= 1, done.stdout
 
 
 def test_time_outs_are_not_for_luck() -> None:
