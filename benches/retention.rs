@@ -8,7 +8,7 @@
 mod kit;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use kit::BenchDisk;
@@ -37,7 +37,7 @@ fn main() {
 
 /// Saves every step, and collects after each, under keep-last 3 and keep-best 2.
 fn real_run(run: &Path) {
-    let (steps, losses) = (steps_of(run), losses_of(run));
+    let (steps, losses) = (kit::steps_of(run), losses_of(run));
     let folder = tempfile::tempdir().expect("a temporary folder");
     let disk = Arc::new(BenchDisk::without_syncs());
     let store = kit::create(&folder.path().join("store"), Some(disk.clone()));
@@ -77,16 +77,6 @@ fn real_run(run: &Path) {
         "  processor: collections {collecting:.2} s | saves {saving:.2} s | ratio {:.3} (at most 0.25)",
         collecting / saving
     );
-}
-
-fn steps_of(run: &Path) -> BTreeMap<u64, PathBuf> {
-    let files = std::fs::read_dir(run).expect("a folder").map(|entry| entry.expect("a name").path());
-    let of = |path: PathBuf| {
-        let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
-        let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
-        Some((digits.parse().ok()?, path))
-    };
-    files.filter_map(of).collect()
 }
 
 fn losses_of(run: &Path) -> BTreeMap<u64, f64> {

@@ -1,6 +1,7 @@
 //! What the benchmarks share: data that looks like training state, disks that count or do not sync, and stopwatches.
 #![allow(dead_code, reason = "no benchmark uses all of it")]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -251,6 +252,17 @@ impl DiskFile for BenchFile {
     fn bytes(&self) -> io::Result<u64> {
         self.file.bytes()
     }
+}
+
+/// The files of a real run by their steps: `*STEP.safetensors`.
+pub(crate) fn steps_of(run: &Path) -> BTreeMap<u64, PathBuf> {
+    let files = std::fs::read_dir(run).expect("a folder").map(|entry| entry.expect("a name").path());
+    let of = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".safetensors")?;
+        let digits = name.trim_start_matches(|c: char| !c.is_ascii_digit());
+        Some((digits.parse().ok()?, path))
+    };
+    files.filter_map(of).collect()
 }
 
 /// The arguments that are not cargo's.

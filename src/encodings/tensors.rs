@@ -95,7 +95,7 @@ impl fmt::Display for Why {
             Why::NoCounterpart(parent) => write!(f, "no counterpart in {parent}"),
             Why::Reshaped(parent) => write!(f, "another shape than in {parent}"),
             Why::Resharded(parent) => write!(f, "sharded otherwise than in {parent}"),
-            Why::NotSmaller => f.write_str("no difference to an earlier save was smaller"),
+            Why::NotSmaller => f.write_str("a difference to an earlier save was not smaller"),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! bounds are known beforehand are read by the worker that hashes them; those that the content decides are read here.
 
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use super::ingest::Bytes;
 use super::reference::Counterpart;
@@ -34,6 +35,8 @@ pub(super) struct Part<'a> {
     pub(super) before: Option<&'a [u8]>,
     /// The part that it seems to be the cast of.
     pub(super) cast_of: Option<usize>,
+    /// No difference helped its counterpart: looked at when it is first asked for.
+    pub(super) fruitless: OnceLock<bool>,
     /// Which component it belongs to; 0 for what belongs to none.
     pub(super) group: usize,
 }

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::cut::{Part, Piece};
 use super::ingest::Bytes;
+use super::trial::Trials;
 use super::{Encoding, base};
 use crate::catalog::PackRow;
 use crate::codec::{Cast, Codec, CodecId, Input, Scratch, at_least, is_cast};
@@ -51,6 +52,7 @@ pub(super) struct Shared<'a> {
     pub(super) reference: Option<&'a PackSet>,
     /// Where bases are taken from, if not from the reference.
     anchor: Option<&'a PackSet>,
+    trials: Option<Trials<'a>>,
     pub(super) lookup: Option<&'a Lookup>,
     encoding: Encoding,
     /// Chunks of this save that are in its packs already, each with its depth.
@@ -74,11 +76,12 @@ impl<'a> Shared<'a> {
         parts: &'a [Part<'a>],
         reference: Option<&'a PackSet>,
         anchor: Option<&'a PackSet>,
+        trials: Option<Trials<'a>>,
         lookup: Option<&'a Lookup>,
         encoding: Encoding,
     ) -> Shared<'a> {
         let (written, spare, in_memory) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Shared { parts, reference, anchor, lookup, encoding, written, spare, in_memory }
+        Shared { parts, reference, anchor, trials, lookup, encoding, written, spare, in_memory }
     }
 
     /// Takes back the buffer of a frame that was written.
@@ -192,6 +195,11 @@ impl<'a> Shared<'a> {
         let (chunk, depth) = base::choose(set, piece.base?, self.encoding)?;
         let length = piece.length as usize;
         if set.how_stored(chunk)?.chunk_bytes as usize != length {
+            return None;
+        }
+        // The root of a chain was of use before; a counterpart without a base may never have been.
+        let untried = depth == 0 && piece.expected == Some(chunk);
+        if untried && self.trials.as_ref().is_some_and(|trials| !trials.is_due(part, chunk)) {
             return None;
         }
         let bytes = match before(piece, part, chunk) {

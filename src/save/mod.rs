@@ -12,9 +12,11 @@ mod encode;
 mod ingest;
 mod joint;
 mod reference;
+mod trial;
 mod write;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -40,6 +42,7 @@ use cut::{Cutter, Part};
 use encode::{Shared, Worker};
 use ingest::Bytes;
 use reference::{Counterpart, Reference};
+use trial::Trials;
 use write::Writer;
 
 /// JSON of a config, a state or a provenance that goes into a log entry is never longer.
@@ -234,7 +237,10 @@ impl Store {
 
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
-        let shared = Shared::new(&parts, known, bases, lookup.as_ref(), options.encoding);
+        // Where bytes count, and time does not, every base is tried.
+        let learns = anchor.is_none() && options.encoding != Encoding::Small;
+        let trials = reference.as_ref().filter(|_| learns).map(|reference| Trials::new(self, &reference.manifest));
+        let shared = Shared::new(&parts, known, bases, trials, lookup.as_ref(), options.encoding);
         let mut writer = Writer::new(&shared, known, packs, schema.is_none());
         let mut cutter = Cutter::new(&parts, known, bases);
 
@@ -401,13 +407,15 @@ fn parts_of<'a>(
             anchor: counterpart(anchor),
             before: inputs.before(tensor),
             cast_of: sources[n],
+            fruitless: OnceLock::new(),
             group,
         });
     }
     let whole = |bytes: &'a Bytes<'a>, length: u64, counterpart: Option<Stored>| {
-        let counterpart = counterpart.map(|stored| Counterpart { stored, begin: Some(0) });
+        let counterpart = counterpart.map(|stored| Counterpart { stored, number: None, begin: Some(0) });
         let (layout, anchor, before, cast_of) = (Layout::Bytes, None, None, None);
-        Part { bytes, offset: 0, length, layout, counterpart, anchor, before, cast_of, group: 0 }
+        let fruitless = OnceLock::new();
+        Part { bytes, offset: 0, length, layout, counterpart, anchor, before, cast_of, fruitless, group: 0 }
     };
     for file in &inputs.files {
         if let Some(header) = &file.header {

@@ -19,6 +19,8 @@ use crate::tensor::boxes::{Runs, TensorBox};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counterpart {
     pub(super) stored: Stored,
+    /// Its place in the schema, if it is a tensor.
+    pub(super) number: Option<usize>,
     /// Where in it the same bytes begin, if it has the same shape.
     pub(super) begin: Option<u64>,
 }
@@ -50,9 +52,9 @@ impl Reference {
         if theirs.meta.dtype != tensor.meta.dtype {
             None
         } else if theirs.meta.shape != tensor.whole_shape() {
-            Some(Counterpart { stored, begin: None })
+            Some(Counterpart { stored, number: Some(at), begin: None })
         } else {
-            Some(Counterpart { stored, begin: Some(begin_of(theirs, tensor)?) })
+            Some(Counterpart { stored, number: Some(at), begin: Some(begin_of(theirs, tensor)?) })
         }
     }
 

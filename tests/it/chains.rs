@@ -48,14 +48,12 @@ fn save(store: &Store, run: &str, step: u64, bytes: &[u8], encoding: Encoding) -
 }
 
 fn save_named(store: &Store, name: &str, bytes: &[u8], options: &SaveOptions) -> u64 {
-    let meta = TensorMeta {
-        name: name.into(),
-        dtype: DType::new("F32"),
-        shape: vec![bytes.len() as u64 / 4],
-        bytes: bytes.len() as u64,
-    };
-    let inputs = Inputs::tensors(vec![(None, MemoryTensor { meta, bytes })]).unwrap();
-    store.save(&inputs, options).unwrap().new_bytes
+    store.save(&Inputs::tensors(vec![(None, memory(name, bytes))]).unwrap(), options).unwrap().new_bytes
+}
+
+fn memory<'a>(name: &str, bytes: &'a [u8]) -> MemoryTensor<'a> {
+    let (dtype, length) = (DType::new("F32"), bytes.len() as u64);
+    MemoryTensor { meta: TensorMeta { name: name.into(), dtype, shape: vec![length / 4], bytes: length }, bytes }
 }
 
 fn read(store: &Store, address: &str) -> Vec<u8> {
@@ -419,4 +417,36 @@ fn a_16_bit_copy_of_weights_costs_nothing() {
     assert!(read(store, "run@2", "model.w") == saved[2].1);
     assert!(read(store, "run@3", "model.w") == saved[3].1);
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
+}
+
+/// What Adam's first moments are like: each save has others. Who has them in memory sees how many bases are looked at.
+#[test]
+fn bases_that_were_no_help_are_tried_now_and_then() {
+    let place = Place::new();
+    let moments = |seed| noise(seed, 2 << 20).collect::<Vec<f32>>();
+    let (mut before, mut step) = (moments(0), 0);
+    let mut tried = |values: Vec<f32>, encoding| {
+        step += 1;
+        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+        let (new, old) = (bytes(&values), bytes(&before));
+        let tensor = |bytes| (None, memory("w", bytes));
+        let inputs = Inputs::tensors(vec![tensor(&new)]).unwrap().with_before(vec![tensor(&old)]);
+        let options = SaveOptions { run: "run".into(), step, encoding, ..Default::default() };
+        let report = place.store.save(&inputs, &options).unwrap();
+        assert!(read(&place.store, &format!("run@{step}")) == new);
+        before = values;
+        report.bases_in_memory
+    };
+    assert_eq!(tried(moments(1), Encoding::Balanced), 0);
+    let all = tried(moments(2), Encoding::Balanced);
+    assert_eq!(all, 8 << 20, "nothing is known yet");
+    let seldom: Vec<u64> = (3..9).map(|seed| tried(moments(seed), Encoding::Balanced)).collect();
+    assert!(seldom.iter().all(|some| *some <= all / 2) && seldom.iter().sum::<u64>() > 0, "{seldom:?}");
+    assert_eq!(tried(moments(9), Encoding::Small), all, "where time does not count");
+
+    // They come to rest: once one of the few that are tried gains by it, all are.
+    let calm = |step: usize| moments(9).into_iter().map(|value| value * (1.0 + 1e-6 * step as f32)).collect();
+    let mut waited = (1..20).map(|step| tried(calm(step), Encoding::Balanced)).skip_while(|some| *some == 0);
+    assert!(waited.next().unwrap() < all);
+    assert_eq!(waited.next(), Some(all));
 }

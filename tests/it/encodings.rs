@@ -122,7 +122,7 @@ fn a_difference_that_does_not_pay_is_named() {
         let path = place.file("a.safetensors", &[floats("w", 40_000, step)]);
         place.save("run", step, &path);
     }
-    assert_eq!(words(&place, "run@2"), ["planes: no difference to an earlier save was smaller"]);
+    assert_eq!(words(&place, "run@2"), ["planes: a difference to an earlier save was not smaller"]);
     // Another shape has no counterpart of its own.
     let mut reshaped = floats("w", 40_000, 3);
     reshaped.shape = vec![200, 200];
