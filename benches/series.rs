@@ -1,9 +1,9 @@
-//! What each save of a run adds and how fast it is, and how fast steps come back: from the page cache to a store in memory,
-//! and from there into memory that is used again.
+//! What each save of a run adds and how fast it is, and how fast steps come back: from the page cache to a store on disk and
+//! one on tmpfs, and from there into memory that is used again.
 //!
 //! `cargo bench --bench series` makes a run of weights that move and moments that do not stay; `-- FOLDER` takes the steps of
-//! a real one, `*STEP.safetensors`. Both encodings that differ in what they add. Beside it stand, in turns, writing the same
-//! bytes to a new file there, and copying them into the same memory.
+//! a real one, `*STEP.safetensors`. Beside it stand, in turns, copying and syncing the file
+//! there, and copying all tensors into the same memory.
 
 mod kit;
 
@@ -36,12 +36,13 @@ fn main() {
         size as f64 / 1e6,
         files[0].parent().expect("a folder").display()
     );
-    for (encoding, name) in [(Encoding::Balanced, "balanced"), (Encoding::Small, "small")] {
-        let (place, folder) = kit::places().pop().expect("a place");
-        println!("{name}, store on {place}");
-        let store = kit::create(&folder.path().join("store"), None);
-        saves(&store, &files, encoding, &folder.path().join("copy"));
-        restores(&store, &files);
+    for (place, folder) in kit::places() {
+        for (encoding, name) in [(Encoding::Balanced, "balanced"), (Encoding::Small, "small")] {
+            println!("{name}, store on {place}");
+            let store = kit::create(&folder.path().join(name), None);
+            saves(&store, &files, encoding, &folder.path().join("copy"));
+            restores(&store, &files);
+        }
     }
 }
 
@@ -64,9 +65,8 @@ fn make_run(folder: &Path) -> BTreeMap<u64, PathBuf> {
 fn saves(store: &Store, files: &[&PathBuf], encoding: Encoding, copy: &Path) {
     let (mut saving, mut copying, mut added, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (file, step) in files.iter().zip(1..) {
-        let raw = std::fs::read(file).expect("a file");
-        bytes = raw.len() as u64;
-        copying.push(seconds(|| std::fs::write(copy, &raw).expect("room")));
+        bytes = std::fs::read(file).expect("a file").len() as u64;
+        copying.push(seconds(|| kit::copy_and_sync(file, copy)));
         std::fs::remove_file(copy).expect("the copy");
         let inputs = Inputs::paths(&[(None, file.to_path_buf())], false).expect("a safetensors file");
         let options = SaveOptions { run: "run".into(), step, encoding, ..SaveOptions::default() };
@@ -76,7 +76,7 @@ fn saves(store: &Store, files: &[&PathBuf], encoding: Encoding, copy: &Path) {
         100.0 * bytes_added.iter().sum::<u64>() as f64 / (bytes_added.len() as u64 * bytes) as f64
     };
     println!("  a save adds {:.2} % of raw, the first {:.1} %", share(&added[1..]), share(&added[..1]));
-    kit::compare("  saves after the first | writing a file", bytes, &saving[1..], &copying[1..], "");
+    kit::compare("  saves after the first | copy and sync", bytes, &saving[1..], &copying[1..], "");
 }
 
 fn restores(store: &Store, files: &[&PathBuf]) {

@@ -100,7 +100,11 @@ pub(super) fn plan(input: Input<'_>, scratch: &mut Scratch) -> Option<Plan> {
         u64::from(bits(symbol as u32))
     };
     // Of wider elements the look-ups are a smaller part of the time, and what is rare is more.
-    let grain = if input.small || elements.width > 2 { Grain::FINE } else { Grain::COARSE };
+    let grain = match elements.width {
+        _ if input.small => Grain::FINE,
+        1 | 2 => Grain::COARSE,
+        _ => Grain::MEDIUM,
+    };
     let (classes, promise) = Classes::of(counts, grain).unzip();
     let occur = promise.iter().flat_map(|promise| promise.occur.iter().enumerate());
     let raw_bits = occur.map(|(symbol, count)| raw_of(symbol) * count).sum();

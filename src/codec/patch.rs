@@ -23,15 +23,12 @@ const MANY: usize = 4096;
 pub(super) fn promises(input: Input<'_>) -> Option<u64> {
     let base = input.base.filter(|base| base.len() == input.bytes.len())?;
     let width = width_of(input);
-    let most = (input.bytes.len() / width / SPARSE).clamp(4, MANY);
-    let mut bytes = 1;
-    for (n, (gap, _)) in changes(input.bytes, base, width).enumerate() {
-        if n >= most {
-            return None;
-        }
-        bytes += (u64::BITS - (gap as u64 | 1).leading_zeros()).div_ceil(7) as u64 + width as u64;
+    let mut left = (input.bytes.len() / width / SPARSE).clamp(4, MANY);
+    for (_, set) in strides(input.bytes, base, width) {
+        left = left.checked_sub(set.count_ones() as usize)?;
     }
-    Some(bytes)
+    let gaps = changes(input.bytes, base, width).map(|(gap, _)| u64::BITS - (gap as u64 | 1).leading_zeros());
+    Some(1 + gaps.map(|bits| u64::from(bits.div_ceil(7)) + width as u64).sum::<u64>())
 }
 
 /// The layout of the elements that a body was made of, as far as it tells: nearly always floats, of the kind that is usual
@@ -86,22 +83,31 @@ fn width_of(input: Input<'_>) -> usize {
 
 /// The changed elements, each with the number of unchanged ones before it.
 fn changes<'a>(bytes: &'a [u8], base: &'a [u8], width: usize) -> impl Iterator<Item = (usize, &'a [u8])> {
-    let strides = bytes.chunks(STRIDE * width).zip(base.chunks(STRIDE * width)).enumerate();
-    let differing = strides.filter(|(_, (bytes, base))| bytes != base).flat_map(move |(stride, (bytes, base))| {
-        let mut set = match width {
+    let differing = strides(bytes, base, width).flat_map(move |(first, mut set)| {
+        std::iter::from_fn(move || {
+            let at = first + set.trailing_zeros() as usize;
+            (set != 0).then(|| {
+                set &= set - 1;
+                (at, &bytes[at * width..][..width])
+            })
+        })
+    });
+    let mut next = 0;
+    differing.map(move |(at, element)| (at - std::mem::replace(&mut next, at + 1), element))
+}
+
+/// Which of [`STRIDE`] elements differ, the first the lowest bit, with the number of that one, where any does.
+fn strides<'a>(bytes: &'a [u8], base: &'a [u8], width: usize) -> impl Iterator<Item = (usize, u64)> + 'a {
+    let strides = bytes.chunks(STRIDE * width).zip(base.chunks(STRIDE * width)).zip((0..).step_by(STRIDE));
+    strides.filter(|((bytes, base), _)| bytes != base).map(move |((bytes, base), first)| {
+        let set = match width {
             1 => changed::<1>(bytes, base),
             2 => changed::<2>(bytes, base),
             4 => changed::<4>(bytes, base),
             _ => changed::<8>(bytes, base),
         };
-        std::iter::from_fn(move || {
-            let n = set.trailing_zeros() as usize;
-            set &= set.wrapping_sub(1);
-            bytes.get(n * width..(n + 1) * width).map(|element| (stride * STRIDE + n, element))
-        })
-    });
-    let mut next = 0;
-    differing.map(move |(at, element)| (at - std::mem::replace(&mut next, at + 1), element))
+        (first, set)
+    })
 }
 
 /// Elements that are compared at once.

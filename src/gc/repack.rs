@@ -245,7 +245,7 @@ impl Rewriter {
                 self.base.resize(how.chunk_bytes as usize, 0);
                 set.read(new.chunk, &mut self.tool, &mut self.base)?;
                 let depth = if new.is_heir { 0 } else { how.depth };
-                base = Some(FrameBase { chunk: new.chunk, bytes: &self.base, depth, small: false });
+                base = Some(FrameBase { chunk: new.chunk, bytes: &mut self.base, depth, small: false });
             }
         }
         let mut frame = Vec::new();

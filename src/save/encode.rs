@@ -202,29 +202,25 @@ impl<'a> Shared<'a> {
         if untried && self.trials.as_ref().is_some_and(|trials| !trials.is_due(part, chunk)) {
             return None;
         }
-        let bytes = match before(piece, part, chunk) {
-            Some(bytes) => {
-                self.in_memory.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                bytes
-            }
-            None => {
-                let bytes = at_least(buffer, length);
-                set.read(chunk, tool, bytes).ok()?;
-                bytes
-            }
-        };
+        let bytes = at_least(buffer, length);
+        if before(piece, part, chunk, bytes) {
+            self.in_memory.fetch_add(length as u64, Ordering::Relaxed);
+        } else {
+            set.read(chunk, tool, bytes).ok()?;
+        }
         Some(FrameBase { chunk, bytes, depth, small: self.encoding == Encoding::Small })
     }
 }
 
-/// The chunk of the reference at a piece's place, from a caller's memory. What has its hash is the chunk, whoever wrote to
-/// that memory meanwhile; all else is not.
-fn before<'a>(piece: &Piece, part: &Part<'a>, chunk: ChunkId) -> Option<&'a [u8]> {
-    // Of another place, such as a chain's root, the memory is not.
-    let all = part.before.filter(|_| piece.expected == Some(chunk))?;
+/// True if a caller's memory has the chunk of the reference at a piece's place, which then is in `out`. What has its hash
+/// is the chunk, whoever wrote to that memory meanwhile; all else is not.
+fn before(piece: &Piece, part: &Part<'_>, chunk: ChunkId, out: &mut [u8]) -> bool {
     let start = (piece.offset - part.offset) as usize;
-    let bytes = all.get(start..start + piece.length as usize)?;
-    (ChunkId::of(bytes) == chunk).then_some(bytes)
+    let there = part.before.and_then(|all| all.get(start..start + out.len()));
+    // Of another place, such as a chain's root, the memory is not.
+    let Some(there) = there.filter(|_| piece.expected == Some(chunk)) else { return false };
+    out.copy_from_slice(there);
+    ChunkId::of(out) == chunk
 }
 
 fn read_and_hash<'b>(

@@ -8,10 +8,11 @@ use crate::id::ChunkId;
 use crate::tensor::Layout;
 
 /// A chunk that another may be stored as a difference to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct FrameBase<'a> {
     pub(crate) chunk: ChunkId,
-    pub(crate) bytes: &'a [u8],
+    /// What is decoded to compare is decoded in their place.
+    pub(crate) bytes: &'a mut [u8],
     /// Of the frame that it is read from.
     pub(crate) depth: u8,
     /// Bytes count, and time does not.
@@ -29,19 +30,21 @@ pub(crate) fn encode_frame(
     frame: &mut Vec<u8>,
 ) -> Result<FrameInfo> {
     let mut info = FrameInfo { chunk, chunk_bytes: bytes.len() as u32, codec: CodecId(0), depth: 0, bases: Vec::new() };
-    if let Some(base) = base {
+    if let Some(base) = &base {
         (info.depth, info.bases) = (base.depth + 1, vec![base.chunk]);
     }
     // The codec is not known yet; it takes one byte whatever it is.
     let start = frame.len();
     pack::put_frame_head(frame, CodecId(0), info.depth, &info.bases);
     let head = frame.len();
-    let small = base.is_some_and(|base| base.small);
-    let base = base.map(|base| base.bytes);
-    info.codec = codec::encode(Input { bytes, layout, base, small }, scratch, frame);
-    let check = codec::at_least(check, bytes.len());
-    let with = base.map_or(Base::None, Base::Bytes);
-    let decoded = codec::decode(info.codec, &frame[head..], with, scratch, check);
+    let small = base.as_ref().is_some_and(|base| base.small);
+    let of = base.as_ref().map(|base| &*base.bytes);
+    info.codec = codec::encode(Input { bytes, layout, base: of, small }, scratch, frame);
+    let (base, check) = match base {
+        Some(base) if codec::bases_of(info.codec) > 0 => (Base::InPlace, base.bytes),
+        _ => (Base::None, codec::at_least(check, bytes.len())),
+    };
+    let decoded = codec::decode(info.codec, &frame[head..], base, scratch, check);
     if decoded.is_err() || check != bytes {
         return Err(Error::Bug(format!("codec {} does not give back what it was given", info.codec.0)));
     }

@@ -11,7 +11,7 @@
 
 use super::classes::{CONTEXTS, Classes, Counting};
 use super::symbol::{self, SYMBOLS};
-use super::table::{Grain, PARTS, PARTS_BITS};
+use super::table::{Grain, PARTS, PARTS_BITS, Table};
 use crate::codec::CodecError;
 use crate::codec::residual::{Lane, Residual};
 use crate::codec::scratch::at_least;
@@ -210,6 +210,8 @@ pub(crate) struct Decoder<'a> {
     /// For each class, what its grains of parts stand for.
     pub(crate) slots: &'a [u32],
     pub(crate) grain: Grain,
+    /// The most raw bits that a symbol has in 32 bits.
+    pub(crate) raw_most: u32,
     pub(crate) states: [u32; LANES],
     pub(crate) words: Words<'a>,
 }
@@ -227,7 +229,10 @@ impl<'a> Decoder<'a> {
         }
         let grain = Grain::of_all(&classes.tables);
         let slots = self::slots(classes, grain, slots);
-        Ok(Decoder { classes: classes.of_contexts(), slots, grain, states, words: Words::new(words)? })
+        let last = |table: &Table| table.parts().iter().rposition(|parts| *parts > 0).unwrap_or(0);
+        let last = classes.tables.iter().map(last).max().unwrap_or(0);
+        let raw_most = symbol::raw_bits::<u32>(last as u32); // below 256
+        Ok(Decoder { classes: classes.of_contexts(), slots, grain, raw_most, states, words: Words::new(words)? })
     }
 
     /// All that was written was read, and the coders are where those of the writer began.
@@ -303,7 +308,7 @@ pub(crate) fn encode_row<L: Lane>(
 /// Takes a row out of the states: `elements` holds the bases, and then what was saved.
 #[inline(always)]
 pub(crate) fn decode_row<L: Lane>(residual: impl Residual<L>, elements: &mut [L; LANES], decoder: &mut Decoder<'_>) {
-    let Decoder { classes, slots, grain, states, words } = decoder;
+    let Decoder { classes, slots, grain, states, words, .. } = decoder;
     let mut row = Coded { class: [0; LANES], symbol: [0; LANES], raw_bits: [0; LANES], low: [L::from_bits(0); LANES] };
     for (class, &base) in row.class.iter_mut().zip(elements.iter()) {
         *class = u32::from(classes[residual.context(base) as usize]);

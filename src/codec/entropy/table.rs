@@ -34,8 +34,10 @@ pub(crate) struct Grain(u32);
 impl Grain {
     /// Each part for itself: the fewest bytes.
     pub(crate) const FINE: Grain = Grain(0);
-    /// Fours of parts. What is rare has more than its due, which cost 0.1 to 0.2 % of the bytes where it was measured; but
-    /// the slots of a frame's classes then stay in the nearest cache.
+    /// Pairs of parts. What is rare has more than its due, but the slots of a frame's classes, half as many, stay in the
+    /// nearest cache more often.
+    pub(crate) const MEDIUM: Grain = Grain(1);
+    /// Fours of parts.
     pub(crate) const COARSE: Grain = Grain(2);
 
     /// The largest of these that the parts of all tables are multiples of.
@@ -232,12 +234,13 @@ mod tests {
     proptest! {
         #[test]
         fn tables_come_back_and_give_each_symbol_its_due(
-            counts in vec(prop_oneof![Just(0), 1u32..9, 1u32..1 << 21], SYMBOLS), one in 0..SYMBOLS, coarse: bool,
+            counts in vec(prop_oneof![Just(0), 1u32..9, 1u32..1 << 21], SYMBOLS), one in 0..SYMBOLS,
+            grain in prop_oneof![Just(Grain::FINE), Just(Grain::MEDIUM), Just(Grain::COARSE)],
         ) {
             let mut counts: [u32; SYMBOLS] = counts.try_into().unwrap();
             counts[one] += 1;
-            let table = Table::of(&counts, if coarse { Grain::COARSE } else { Grain::FINE });
-            prop_assert!(!coarse || Grain::of_all(std::slice::from_ref(&table)) == Grain::COARSE);
+            let table = Table::of(&counts, grain);
+            prop_assert!(Grain::of_all(std::slice::from_ref(&table)).bits() >= grain.bits());
             prop_assert_eq!(table.parts.iter().map(|parts| u32::from(*parts)).sum::<u32>(), PARTS);
             for (parts, count) in table.parts.iter().zip(&counts) {
                 prop_assert_eq!(*parts > 0, *count > 0);

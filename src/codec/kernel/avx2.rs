@@ -482,7 +482,7 @@ pub(super) fn decode<const WIDTH: usize>(
     decoder: &mut Decoder<'_>,
 ) {
     let arithmetic = Arithmetic::of(numbers);
-    let Decoder { classes, slots, grain, states, words } = decoder;
+    let Decoder { classes, slots, grain, states, words, .. } = decoder;
     let of_contexts = OfContexts::of(classes);
     assert!(classes.iter().all(|class| (usize::from(*class) + 1) * (PARTS >> grain.bits()) as usize <= slots.len()));
     let within = _mm256_set1_epi32((1 << grain.bits()) - 1);

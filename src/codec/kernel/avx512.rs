@@ -6,8 +6,9 @@
 use std::arch::x86_64::*;
 
 use super::Pair;
+use super::rows::Coded;
 use super::vector::{Ahead, BELOW, Given};
-use crate::codec::entropy::classes::{CONTEXTS, Counting};
+use crate::codec::entropy::classes::{CLASSES_MAX, CONTEXTS, Counting};
 use crate::codec::entropy::rans::{Decoder, Encoder, LANES, LEAST, Put, RAW_STEP, ROW_WORDS};
 use crate::codec::entropy::symbol::SYMBOLS;
 use crate::codec::entropy::table::{PARTS, PARTS_BITS};
@@ -17,7 +18,10 @@ use crate::codec::residual::Numbers;
 const WIDE: usize = 16;
 /// Vectors of a row.
 const VECTORS: usize = LANES / WIDE;
-const CONTEXT_SHIFT: u32 = SYMBOLS.ilog2();
+// Contexts and classes are looked up in the second byte of a lane, above a symbol.
+const _: () = assert!(SYMBOLS == 1 << 8 && PARTS_BITS == 8 + PARTS_SHIFT);
+/// How much further up a class is than there, above the parts.
+const PARTS_SHIFT: u32 = 4;
 
 /// True if the machine has what these loops are compiled for.
 pub(super) fn is_here() -> bool {
@@ -26,6 +30,7 @@ pub(super) fn is_here() -> bool {
         && is_x86_feature_detected!("avx512cd")
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512vbmi")
+        && is_x86_feature_detected!("avx512vbmi2")
         && is_x86_feature_detected!("popcnt")
 }
 
@@ -46,8 +51,9 @@ struct Arithmetic {
     keep: __m512i,
     flip: __m512i,
     top: __m512i,
+    /// How far a context is turned to the left for its place in [`Arithmetic::context`], and that place.
+    context_turn: __m512i,
     context: __m512i,
-    context_from: __m128i,
 }
 
 impl Arithmetic {
@@ -58,8 +64,8 @@ impl Arithmetic {
             keep: all(keep),
             flip: all(flip),
             top: all(top),
-            context: all(keep & flip),
-            context_from: _mm_cvtsi32_si128(context_from as i32),
+            context_turn: all(8u32.wrapping_sub(context_from) % u32::BITS),
+            context: all(((keep & flip) >> context_from) << 8),
         }
     }
 
@@ -72,21 +78,22 @@ impl Arithmetic {
         _mm512_sub_epi32(element, _mm512_and_si512(base, self.keep))
     }
 
-    /// The inverse of `between`.
+    /// The inverse of `between`. Above an element of one or two bytes there is anything.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn apply(self, base: __m512i, difference: __m512i) -> __m512i {
+        const SELECT: i32 = 0xca; // a ? b : c
+        const XOR_AND: i32 = 0x78; // a ^ b & c
         let turned = _mm512_add_epi32(_mm512_and_si512(base, self.keep), difference);
-        let sign = _mm512_and_si512(_mm512_srai_epi32::<31>(turned), self.flip);
-        let magnitude = _mm512_and_si512(_mm512_xor_si512(turned, sign), self.keep);
-        let sign = _mm512_xor_si512(sign, _mm512_srai_epi32::<31>(base));
-        _mm512_or_si512(magnitude, _mm512_and_si512(sign, self.top))
+        let whole = _mm512_ternarylogic_epi32::<SELECT>(self.top, base, turned);
+        _mm512_ternarylogic_epi32::<XOR_AND>(whole, _mm512_srai_epi32::<31>(turned), self.flip)
     }
 
+    /// The context of each base, in the second byte of its lane.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn context(self, base: __m512i) -> __m512i {
-        _mm512_srl_epi32(_mm512_and_si512(base, self.context), self.context_from)
+        _mm512_and_si512(_mm512_rolv_epi32(base, self.context_turn), self.context)
     }
 }
 
@@ -104,33 +111,35 @@ fn split(difference: __m512i) -> (__m512i, __m512i, __m512i) {
     (symbol, raw, _mm512_xor_si512(magnitude, _mm512_sllv_epi32(head, raw)))
 }
 
+/// How many raw bits the symbol before has.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-fn raw_bits(symbol: __m512i) -> __m512i {
-    _mm512_subs_epu16(_mm512_srli_epi32::<{ 1 + BELOW }>(_mm512_add_epi32(symbol, all(1))), all(1))
+fn raw_bits(next: __m512i) -> __m512i {
+    _mm512_subs_epu16(_mm512_srli_epi32::<{ 1 + BELOW }>(next), all(1))
 }
 
-/// The inverse of [`split`].
+/// The symbol behind the one that a slot stands for.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn join(symbol: __m512i, raw: __m512i, low: __m512i) -> __m512i {
-    let next = _mm512_add_epi32(symbol, all(1));
-    let m = _mm512_srli_epi32::<1>(next);
-    let head = _mm512_sub_epi32(m, _mm512_slli_epi32::<BELOW>(raw));
-    let magnitude = _mm512_or_si512(_mm512_sllv_epi32(head, raw), low);
-    let negative = _mm512_test_epi32_mask(next, all(1));
-    _mm512_mask_sub_epi32(magnitude, negative, _mm512_setzero_si512(), magnitude)
+fn next_symbol(slot: __m512i) -> __m512i {
+    // Of 255 less the symbol: an addition would be taken for part of an average, which takes longer.
+    _mm512_sub_epi32(all(SYMBOLS as u32), _mm512_andnot_si512(slot, all(SYMBOLS as u32 - 1)))
+}
+
+/// The magnitude of a symbol without its raw bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn head(next: __m512i, raw: __m512i) -> __m512i {
+    _mm512_sub_epi32(_mm512_srli_epi32::<1>(next), _mm512_slli_epi32::<BELOW>(raw))
 }
 
 /// How many steps the raw bits of a row take.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn steps(symbol: &[__m512i; VECTORS]) -> u32 {
-    let most = _mm512_max_epu32(symbol[0], symbol[1]);
-    // The first symbol that has so many raw bits.
-    let some = |raw: u32| u32::from(_mm512_cmpge_epu32_mask(most, all(((raw + 1) << (1 + BELOW)) - 1)) != 0);
+fn steps(raw: &[__m512i; VECTORS]) -> u32 {
+    let most = _mm512_max_epu32(raw[0], raw[1]);
     // Lanes of 32 bits have 31 raw bits at most.
-    some(1) + some(RAW_STEP + 1) + some(2 * RAW_STEP + 1)
+    [0, RAW_STEP, 2 * RAW_STEP].into_iter().map(|limit| u32::from(any_above(most, limit))).sum()
 }
 
 /// How many raw bits a step has, of lanes that have so many in all.
@@ -184,7 +193,7 @@ pub(super) fn count<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, c
         each!(V => {
             let base = read::<WIDTH>(base, V);
             let (symbol, _, _) = split(numbers.between(base, read::<WIDTH>(bytes, V)));
-            let place = _mm512_or_si512(_mm512_slli_epi32::<CONTEXT_SHIFT>(numbers.context(base)), symbol);
+            let place = _mm512_or_si512(numbers.context(base), symbol);
             // SAFETY: sixteen places of two bytes are half a vector.
             unsafe { _mm256_storeu_si256(places[V].as_mut_ptr().cast(), _mm512_cvtepi32_epi16(place)) };
         });
@@ -195,7 +204,7 @@ pub(super) fn count<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, c
 pub(super) fn encode<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, encoder: &mut Encoder<'_>) {
     let numbers = Arithmetic::of(numbers);
     let Encoder { classes, puts, states, words } = encoder;
-    let of_contexts = OfContexts::of(classes);
+    let of_contexts = OfContexts::of(classes, 0);
     assert!(classes.iter().all(|class| (usize::from(*class) + 1) * SYMBOLS <= puts.len()));
     let mut state = load_states(states);
     for (base, bytes) in pair.rows(LANES * WIDTH).rev() {
@@ -204,11 +213,11 @@ pub(super) fn encode<const WIDTH: usize>(numbers: Numbers<u32>, pair: Pair<'_>, 
         let parted = each!(V => split(numbers.between(base[V], read::<WIDTH>(bytes, V))));
         let put = each!(V => {
             let class = of_contexts.look_up(numbers.context(base[V]));
-            let place = _mm512_or_si512(_mm512_slli_epi32::<CONTEXT_SHIFT>(class), parted[V].0);
+            let place = _mm512_or_si512(class, parted[V].0);
             // SAFETY: a class is below the number of tables and a symbol below 256: checked above, and by `split`.
             unsafe { put_of(puts, place) }
         });
-        let steps = steps(&each!(V => parted[V].0));
+        let steps = steps(&each!(V => parted[V].1));
         // SAFETY: a row gives a word for each lane and step at most, and one for each lane below.
         unsafe {
             if steps > 2 {
@@ -327,49 +336,73 @@ unsafe fn put_into(state: __m512i, (even, odd): Looked, given: &mut Given<'_>) -
 struct OfContexts([__m512i; CONTEXTS / 64]);
 
 impl OfContexts {
+    /// Classes are looked up turned to the left by so many bits.
     #[target_feature(enable = "avx512f")]
-    fn of(classes: &[u8; CONTEXTS]) -> OfContexts {
+    fn of(classes: &[u8; CONTEXTS], shift: u32) -> OfContexts {
+        // So bytes that are no contexts, but zero, stay zero.
+        assert!(classes[0] == 0 && classes.iter().all(|class| usize::from(*class) < CLASSES_MAX));
+        let classes = classes.map(|class| class << shift);
         // SAFETY: a quarter of the classes is 64 bytes.
         OfContexts(std::array::from_fn(|n| unsafe { _mm512_loadu_si512(classes[64 * n..].as_ptr().cast()) }))
     }
 
+    /// The class of each context, both in the second byte of their lanes.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
     fn look_up(&self, contexts: __m512i) -> __m512i {
-        const LOWEST: __mmask64 = 0x1111_1111_1111_1111;
         let [a, b, c, d] = self.0;
-        let low = _mm512_maskz_permutex2var_epi8(LOWEST, a, contexts, b);
-        let high = _mm512_maskz_permutex2var_epi8(LOWEST, c, contexts, d);
-        _mm512_mask_mov_epi32(low, _mm512_test_epi32_mask(contexts, all(128)), high)
+        let low = _mm512_permutex2var_epi8(a, contexts, b);
+        let high = _mm512_permutex2var_epi8(c, contexts, d);
+        _mm512_mask_blend_epi8(_mm512_movepi8_mask(contexts), low, high)
     }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vl,avx512vbmi,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
 pub(super) fn decode<const WIDTH: usize>(
     numbers: Numbers<u32>,
     bytes: &mut [u8],
     mask: &[u8],
     decoder: &mut Decoder<'_>,
 ) {
+    // What holds for all rows is not asked for each.
+    match decoder.raw_most.div_ceil(RAW_STEP) {
+        0 | 1 => decode_rows::<WIDTH, 1>(numbers, bytes, mask, decoder),
+        2 => decode_rows::<WIDTH, 2>(numbers, bytes, mask, decoder),
+        _ => decode_rows::<WIDTH, 3>(numbers, bytes, mask, decoder),
+    }
+}
+
+/// No symbol has more raw bits than `STEPS` steps.
+#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512vl,avx512vbmi,avx512vbmi2,popcnt")]
+#[inline(never)]
+fn decode_rows<const WIDTH: usize, const STEPS: u32>(
+    numbers: Numbers<u32>,
+    bytes: &mut [u8],
+    mask: &[u8],
+    decoder: &mut Decoder<'_>,
+) {
     let arithmetic = Arithmetic::of(numbers);
-    let Decoder { classes, slots, grain, states, words } = decoder;
-    let of_contexts = OfContexts::of(classes);
+    let Decoder { classes, slots, grain, states, words, .. } = decoder;
+    let of_contexts = OfContexts::of(classes, PARTS_SHIFT);
     assert!(classes.iter().all(|class| (usize::from(*class) + 1) * (PARTS >> grain.bits()) as usize <= slots.len()));
     let (within, grain) = (all((1 << grain.bits()) - 1), _mm_cvtsi32_si128(grain.bits() as i32));
     let mut state = load_states(states);
-    for (row, bytes) in bytes.chunks_exact_mut(LANES * WIDTH).enumerate() {
-        if !super::rows::coded(mask, row) {
-            continue;
-        }
+    let mut coded = Coded::new(mask, bytes.len() / (LANES * WIDTH));
+    let Some(mut row) = coded.next() else { return };
+    let mut first = classes_of::<WIDTH>(&arithmetic, &of_contexts, row_of::<WIDTH>(bytes, row));
+    // What is left to do of the row before: at first nothing, which leaves a row as it is.
+    let mut left = Left { row, magnitude: [_mm512_setzero_si512(); VECTORS], next_symbol: [all(1); VECTORS] };
+    loop {
         let mut ahead = Ahead { words: words.ahead(), count: 0 };
-        let base = each!(V => read::<WIDTH>(bytes, V));
         let slot = each!(V => {
-            let class = of_contexts.look_up(arithmetic.context(base[V]));
-            let part = _mm512_and_si512(state[V], all(PARTS - 1));
-            let place = _mm512_or_si512(_mm512_slli_epi32::<PARTS_BITS>(class), part);
+            let place = _mm512_or_si512(first[V], _mm512_and_si512(state[V], all(PARTS - 1)));
             // SAFETY: a class is below the number of tables, checked above; a part is below their length.
             unsafe { _mm512_i32gather_epi32::<4>(_mm512_srl_epi32(place, grain), slots.as_ptr().cast()) }
         });
+        // The states wait for the slots: meanwhile there is time for the rows before and behind.
+        left.finish::<WIDTH>(&arithmetic, row_of::<WIDTH>(bytes, left.row));
+        let next = coded.next();
+        first = classes_of::<WIDTH>(&arithmetic, &of_contexts, row_of::<WIDTH>(bytes, next.unwrap_or(row)));
         state = each!(V => {
             let parts = _mm512_and_si512(_mm512_srli_epi32::<8>(slot[V]), all(PARTS - 1));
             let quotient = _mm512_srli_epi32::<PARTS_BITS>(state[V]);
@@ -378,54 +411,127 @@ pub(super) fn decode<const WIDTH: usize>(
             // SAFETY: a row takes a word for each lane at most, and one for each lane and step below.
             unsafe { take(_mm512_add_epi32(product, place), &mut ahead) }
         });
-        let symbol = each!(V => _mm512_and_si512(slot[V], all(0xff)));
-        let raw = each!(V => raw_bits(symbol[V]));
-        let mut low = [_mm512_setzero_si512(); VECTORS];
-        let steps = steps(&symbol);
+        let next_symbol = each!(V => next_symbol(slot[V]));
+        let raw = each!(V => raw_bits(next_symbol[V]));
+        let mut magnitude = each!(V => head(next_symbol[V], raw[V]));
         // SAFETY: as above.
-        unsafe {
-            if steps > 0 {
-                take_step::<0>(&mut state, &mut low, &raw, &mut ahead);
-            }
-            if steps > 1 {
-                take_step::<1>(&mut state, &mut low, &raw, &mut ahead);
-            }
-            if steps > 2 {
-                take_step::<2>(&mut state, &mut low, &raw, &mut ahead);
-            }
-        }
+        unsafe { take_raw::<STEPS>(&mut state, &mut magnitude, &raw, &mut ahead) };
         let count = ahead.count;
         words.took(count);
-        each!(V => write::<WIDTH>(arithmetic.apply(base[V], join(symbol[V], raw[V], low[V])), bytes, V));
+        left = Left { row, magnitude, next_symbol };
+        match next {
+            Some(next) => row = next,
+            None => break,
+        }
     }
+    left.finish::<WIDTH>(&arithmetic, row_of::<WIDTH>(bytes, left.row));
     store_states(state, states);
 }
+
+#[inline(always)]
+fn row_of<const WIDTH: usize>(bytes: &mut [u8], row: usize) -> &mut [u8] {
+    &mut bytes[row * LANES * WIDTH..][..LANES * WIDTH]
+}
+
+/// The classes of the elements of a row, above the places of their parts.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn classes_of<const WIDTH: usize>(
+    arithmetic: &Arithmetic,
+    of_contexts: &OfContexts,
+    bases: &[u8],
+) -> [__m512i; VECTORS] {
+    each!(V => of_contexts.look_up(arithmetic.context(read::<WIDTH>(bases, V))))
+}
+
+/// What is known of a row whose elements were not put together yet.
+struct Left {
+    row: usize,
+    magnitude: [__m512i; VECTORS],
+    /// Odd for differences that are below zero.
+    next_symbol: [__m512i; VECTORS],
+}
+
+impl Left {
+    /// Turns the bases of the row into its elements.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn finish<const WIDTH: usize>(&self, arithmetic: &Arithmetic, row: &mut [u8]) {
+        each!(V => {
+            let magnitude = self.magnitude[V];
+            let negative = _mm512_test_epi32_mask(self.next_symbol[V], all(1));
+            let difference = _mm512_mask_sub_epi32(magnitude, negative, _mm512_setzero_si512(), magnitude);
+            write::<WIDTH>(arithmetic.apply(read::<WIDTH>(row, V), difference), row, V);
+        });
+    }
+}
+
+/// Takes the raw bits of a row out of the states, and puts them below the magnitudes.
+///
+/// # Safety
+/// That of [`take`], for all lanes and `STEPS` steps.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
+unsafe fn take_raw<const STEPS: u32>(
+    state: &mut [__m512i; VECTORS],
+    magnitude: &mut [__m512i; VECTORS],
+    raw: &[__m512i; VECTORS],
+    ahead: &mut Ahead<'_>,
+) {
+    let most = _mm512_max_epu32(raw[0], raw[1]);
+    // The steps come from the lowest bits to the highest, and are put below in the other order.
+    // SAFETY: the caller's.
+    unsafe {
+        if any_above(most, 0) {
+            let first = take_step::<0, STEPS>(state, raw, ahead);
+            if STEPS > 1 && any_above(most, RAW_STEP) {
+                let second = take_step::<1, STEPS>(state, raw, ahead);
+                if STEPS > 2 && any_above(most, 2 * RAW_STEP) {
+                    let third = take_step::<2, STEPS>(state, raw, ahead);
+                    put_below(magnitude, &third);
+                }
+                put_below(magnitude, &second);
+            }
+            put_below(magnitude, &first);
+        }
+    }
+}
+
+/// States turned to the right by the raw bits that a step takes, and how many those are.
+type Taken = [(__m512i, __m512i); VECTORS];
 
 /// Takes the raw bits of a step out of the states.
 ///
 /// # Safety
 /// That of [`take`], for all lanes.
 #[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,popcnt")]
-unsafe fn take_step<const STEP: u32>(
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
+unsafe fn take_step<const STEP: u32, const STEPS: u32>(
     state: &mut [__m512i; VECTORS],
-    low: &mut [__m512i; VECTORS],
     raw: &[__m512i; VECTORS],
     ahead: &mut Ahead<'_>,
-) {
-    *state = each!(V => {
-        let bits = bits_of_step::<STEP>(raw[V]);
-        let rest = _mm512_srlv_epi32(state[V], bits);
-        let part = _mm512_xor_si512(state[V], _mm512_sllv_epi32(rest, bits));
-        let part = match STEP {
-            0 => part,
-            1 => _mm512_slli_epi32::<RAW_STEP>(part),
-            _ => _mm512_slli_epi32::<{ 2 * RAW_STEP }>(part),
-        };
-        low[V] = _mm512_or_si512(low[V], part);
+) -> Taken {
+    each!(V => {
+        let bits = if STEPS == 1 { raw[V] } else { bits_of_step::<STEP>(raw[V]) };
+        let turned = _mm512_rorv_epi32(state[V], bits);
         // SAFETY: the caller's.
-        unsafe { take(rest, ahead) }
-    });
+        state[V] = unsafe { take(_mm512_srlv_epi32(state[V], bits), ahead) };
+        (turned, bits)
+    })
+}
+
+/// Moves magnitudes up, and the bits of a step below them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vbmi2")]
+fn put_below(magnitude: &mut [__m512i; VECTORS], taken: &Taken) {
+    *magnitude = each!(V => _mm512_shldv_epi32(magnitude[V], taken[V].0, taken[V].1));
+}
+
+/// True if any lane is above the limit.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn any_above(lanes: __m512i, limit: u32) -> bool {
+    _mm512_cmpgt_epu32_mask(lanes, all(limit)) != 0
 }
 
 /// States that became small take a word each.
@@ -433,14 +539,27 @@ unsafe fn take_step<const STEP: u32>(
 /// # Safety
 /// The row took less than `ROW_WORDS - WIDE` words so far.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vl,popcnt")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi2,popcnt")]
 unsafe fn take(state: __m512i, ahead: &mut Ahead<'_>) -> __m512i {
+    /// The words of a vector's lower half, each as the upper half of a lane.
+    const UPPER: [u16; 2 * WIDE] = {
+        let mut upper = [0; 2 * WIDE];
+        let mut lane = 0;
+        while lane < WIDE {
+            upper[2 * lane + 1] = lane as u16;
+            lane += 1;
+        }
+        upper
+    };
     let small = _mm512_cmplt_epu32_mask(state, all(LEAST));
     // SAFETY: sixteen words are 32 bytes, and as many are left.
-    let next = unsafe { _mm256_loadu_si256(ahead.words.as_ptr().add(ahead.count).cast()) };
+    let (next, upper) = unsafe {
+        (_mm256_loadu_si256(ahead.words.as_ptr().add(ahead.count).cast()), _mm512_loadu_si512(UPPER.as_ptr().cast()))
+    };
     ahead.count += small.count_ones() as usize;
-    let next = _mm512_maskz_expand_epi32(small, _mm512_cvtepu16_epi32(next));
-    _mm512_or_si512(_mm512_mask_slli_epi32::<16>(state, small, state), next)
+    let next = _mm512_permutexvar_epi16(upper, _mm512_castsi256_si512(next));
+    let next = _mm512_maskz_expand_epi32(small, next);
+    _mm512_mask_shldi_epi32::<16>(state, small, state, next)
 }
 
 #[inline]

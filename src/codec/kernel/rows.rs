@@ -11,6 +11,41 @@ pub(super) fn coded(mask: &[u8], row: usize) -> bool {
     mask[row / 8] >> (row % 8) & 1 == 1
 }
 
+/// The first rows for which the bit of a mask is set, in order.
+pub(super) struct Coded<'a> {
+    rows: usize,
+    /// Bits that were taken from the mask, the row of their lowest, and the bytes behind them.
+    bits: u64,
+    row: usize,
+    behind: &'a [u8],
+}
+
+impl<'a> Coded<'a> {
+    /// Of so many rows.
+    pub(super) fn new(mask: &'a [u8], rows: usize) -> Coded<'a> {
+        Coded { rows, bits: 0, row: 0usize.wrapping_sub(64), behind: mask }
+    }
+}
+
+impl Iterator for Coded<'_> {
+    type Item = usize;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        while self.bits == 0 && !self.behind.is_empty() {
+            self.row = self.row.wrapping_add(64);
+            (self.bits, self.behind) = match self.behind.split_first_chunk() {
+                Some((bytes, behind)) => (u64::from_le_bytes(*bytes), behind),
+                // No copy: vectors would have to leave their registers for the call.
+                None => (self.behind.iter().rev().fold(0, |bits, byte| bits << 8 | u64::from(*byte)), &[][..]),
+            };
+        }
+        let row = self.row.wrapping_add(self.bits.trailing_zeros() as usize);
+        self.bits &= self.bits.wrapping_sub(1);
+        (row < self.rows).then_some(row)
+    }
+}
+
 #[inline(always)]
 fn read<L: Lane, const WIDTH: usize>(bytes: &[u8]) -> [L; LANES] {
     let mut elements = [L::from_bits(0); LANES];
