@@ -70,6 +70,7 @@ def main() -> None:
     arguments.add_argument("--folder", type=pathlib.Path, default=None)
     arguments.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments.add_argument("--size", choices=SIZES, default="small")
+    arguments.add_argument("--before", type=int, default=0, help="saves before the first round: chains are longer then")
     arguments.add_argument("--blocked", action="store_true", help="only what keeps the training waiting")
     given = arguments.parse_args()
     warnings.filterwarnings("ignore", module="torch.*")
@@ -100,10 +101,13 @@ def measure(
     if not given.blocked:
         other = gpt(**SIZES[given.size]).to(given.device)
         others = trained(other)
-    for number in range(given.rounds + 1):
-        if number == 1:
+    for number in range(given.before + given.rounds + 1):
+        if number == given.before + 1:
             times.clear()  # the first round warms up
         step(model, optimizer)
+        if number < given.before:
+            run.save(number, {"model": model, "optimizer": optimizer}).wait()
+            continue
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
         tensors = tensors_of(model, optimizer)
 
