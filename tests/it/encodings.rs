@@ -1,8 +1,9 @@
 //! How bytes are encoded: of a whole store each frame once, and of a tensor with the reason.
 
 use treering::encodings::{Encoded, Encodings, Origin, Share, Why};
+use treering::save::{Encoding, SaveOptions};
 
-use crate::helpers::{Place, Tensor, at, floats};
+use crate::helpers::{Place, Tensor, at, floats, options};
 
 /// Weights that were trained by one more step: each moves a little.
 fn trained(tensor: Tensor, seed: u64) -> Tensor {
@@ -130,21 +131,44 @@ fn a_difference_that_does_not_pay_is_named() {
     assert_eq!(words(&place, "run@3"), ["planes: another shape than in run@2"]);
 }
 
+/// The depth of the deepest large chunk after 14 saves of a tensor that moves.
+fn deepest(encoding: Encoding, first: Tensor, step: impl Fn(Tensor, u64) -> Tensor) -> u8 {
+    let place = Place::new();
+    let mut moving = first;
+    for number in 1..=14 {
+        let path = place.file(&format!("{number}.safetensors"), &[moving.clone()]);
+        place.save_with(&path, &SaveOptions { encoding, ..options("run", number) }).unwrap();
+        moving = step(moving, number);
+    }
+    let depths = place.store.encodings().unwrap().by_depth;
+    depths.into_iter().filter(|(_, share)| share.raw_bytes >= 160_000).map(|(depth, _)| depth).max().unwrap()
+}
+
 /// Each link costs its readers a frame: so many of them have to be worth it.
 #[test]
 fn chains_are_long_only_where_a_difference_saves_much() {
-    let deepest = |step: f32| {
-        let place = Place::new();
-        let mut moving = floats("moving", 40_000, 2);
-        for number in 1..=14 {
-            place.save("run", number, &place.file(&format!("{number}.safetensors"), &[moving.clone()]));
-            moving = moved(moving, step, number);
-        }
-        let depths = place.store.encodings().unwrap().by_depth;
-        depths.into_iter().filter(|(_, share)| share.raw_bytes >= 160_000).map(|(depth, _)| depth).max().unwrap()
-    };
-    let (little, some, much) = (deepest(0.3), deepest(0.03), deepest(1e-4));
+    let moves = |step: f32| deepest(Encoding::Balanced, floats("w", 40_000, 2), move |w, n| moved(w, step, n));
+    let (little, some, much) = (moves(0.3), moves(0.03), moves(1e-4));
     assert!(little == 3 && (4..=6).contains(&some) && (7..=8).contains(&much), "{little}, {some}, {much} deep");
+    // Where bytes count, and time does not.
+    let small = deepest(Encoding::Small, floats("w", 40_000, 2), |w, n| moved(w, 0.3, n));
+    assert!((12..=13).contains(&small), "{small} deep");
+}
+
+/// What is next to nothing saves next to nothing, and is read in no time.
+#[test]
+fn chains_of_tiny_frames_are_long() {
+    let sparse = Tensor { bytes: vec![0; 160_000], ..floats("w", 40_000, 2) };
+    let touched = |mut tensor: Tensor, number: u64| {
+        let values = floats("", 100, number).bytes;
+        for (n, value) in values.chunks_exact(4).enumerate() {
+            let at = 4 * (397 * n + number as usize);
+            tensor.bytes[at..at + 4].copy_from_slice(value);
+        }
+        tensor
+    };
+    let depth = deepest(Encoding::Balanced, sparse, touched);
+    assert!((7..=8).contains(&depth), "{depth} deep");
 }
 
 #[test]
