@@ -8,6 +8,7 @@
 use std::arch::x86_64::*;
 
 use super::Pair;
+use super::rows::Coded;
 use super::vector::{Ahead, BELOW, Given};
 use crate::codec::entropy::classes::{CONTEXTS, Counting};
 use crate::codec::entropy::rans::{Decoder, Encoder, LANES, LEAST, Put, RAW_STEP, ROW_WORDS};
@@ -488,10 +489,8 @@ pub(super) fn decode<const WIDTH: usize>(
     let within = _mm256_set1_epi32((1 << grain.bits()) - 1);
     let grain = _mm_cvtsi32_si128(grain.bits() as i32);
     let mut state = load_states(states);
-    for (row, bytes) in bytes.chunks_exact_mut(LANES * WIDTH).enumerate() {
-        if !super::rows::coded(mask, row) {
-            continue;
-        }
+    for row in Coded::new(mask, bytes.len() / (LANES * WIDTH)) {
+        let bytes = &mut bytes[row * LANES * WIDTH..][..LANES * WIDTH];
         let mut ahead = Ahead { words: words.ahead(), count: 0 };
         let base = each!(V => read::<WIDTH>(bytes, V));
         let class = of_contexts.look_up(each!(V => arithmetic.context(base[V])));

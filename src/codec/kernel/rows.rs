@@ -84,8 +84,8 @@ pub(super) fn decode<L: Lane, const WIDTH: usize>(
     mask: &[u8],
     decoder: &mut Decoder<'_>,
 ) {
-    let rows = elements.chunks_exact_mut(LANES * WIDTH);
-    for (_, bytes) in rows.enumerate().filter(|(row, _)| coded(mask, *row)) {
+    for row in Coded::new(mask, elements.len() / (LANES * WIDTH)) {
+        let bytes = &mut elements[row * LANES * WIDTH..][..LANES * WIDTH];
         let mut row = read::<L, WIDTH>(bytes);
         decode_row(residual, &mut row, decoder);
         for (element, bytes) in row.iter().zip(bytes.chunks_exact_mut(WIDTH)) {
