@@ -1,9 +1,9 @@
-//! What each save of a run adds and how fast it is, and how fast steps come back: from the page cache to a store on disk and
-//! one on tmpfs, and from there into memory that is used again.
+//! What each save of a run adds and how fast it is, and how fast steps come back: from the page cache to a store on disk
+//! and one on tmpfs, and from there into memory that is used again.
 //!
-//! `cargo bench --bench series` makes a run of weights that move and moments that do not stay; `-- FOLDER` takes the steps of
-//! a real one, `*STEP.safetensors`. Beside it stand, in turns, copying and syncing the file
-//! there, and copying all tensors into the same memory.
+//! `cargo bench --bench series` makes a run of weights that move and moments that do not stay; `-- FOLDER` takes the steps
+//! of a real one, `*STEP.safetensors`. Beside it stand, in turns, copying and syncing the file there, and copying all
+//! tensors into the same memory.
 
 mod kit;
 
@@ -106,7 +106,7 @@ fn restores(store: &Store, files: &[&PathBuf]) {
     }
 }
 
-/// How many frames are decoded for a byte of this step, on average, less one.
+/// How deep the deepest chunk of a tensor is, on average over the bytes of a step.
 fn depth(store: &Store, step: u64) -> f64 {
     let tensors = store.checkpoint(&kit::step(step)).and_then(|checkpoint| checkpoint.tensors()).expect("a checkpoint");
     let bytes: u64 = tensors.iter().map(|tensor| tensor.meta.bytes).sum();

@@ -68,7 +68,7 @@ pub enum Why {
     Reshaped(String),
     /// That checkpoint has the tensor in other boxes, or as a whole.
     Resharded(String),
-    /// No difference to an earlier save was smaller.
+    /// No difference to an earlier save was smaller, now or when one was last tried.
     NotSmaller,
 }
 

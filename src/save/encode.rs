@@ -198,8 +198,8 @@ impl<'a> Shared<'a> {
             return None;
         }
         // The root of a chain was of use before; a counterpart without a base may never have been.
-        let untried = depth == 0 && piece.expected == Some(chunk);
-        if untried && self.trials.as_ref().is_some_and(|trials| !trials.is_due(part, chunk)) {
+        let unproven = depth == 0 && piece.expected == Some(chunk);
+        if unproven && self.trials.as_ref().is_some_and(|trials| !trials.is_due(part, chunk)) {
             return None;
         }
         let bytes = at_least(buffer, length);
