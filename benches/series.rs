@@ -65,6 +65,7 @@ fn make_run(folder: &Path) -> BTreeMap<u64, PathBuf> {
 fn saves(store: &Store, files: &[&PathBuf], encoding: Encoding, copy: &Path) {
     let (mut saving, mut copying, mut added, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
     for (file, step) in files.iter().zip(1..) {
+        // From now on it is in the page cache.
         bytes = std::fs::read(file).expect("a file").len() as u64;
         copying.push(seconds(|| kit::copy_and_sync(file, copy)));
         std::fs::remove_file(copy).expect("the copy");

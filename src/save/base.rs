@@ -25,7 +25,8 @@ const SHORT: u8 = 3;
 /// Frames of at most this share of a chunk are read in next to no time, however many there are in a chain.
 const TINY: f64 = 1.0 / 16.0;
 
-/// The checkpoint to take bases from, if the parent will not be kept for long and another will.
+/// The newest checkpoint that will be kept for long, to take bases from: the parent itself, if it is one. None where the
+/// policy keeps nothing for long, or nothing goes.
 pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow>) -> Result<Option<CheckpointRow>> {
     let (Some(run), Some(parent)) = (catalog.run(run)?, parent) else { return Ok(None) };
     let ages = |keep: &Keep| matches!(keep, Keep::Last(_) | Keep::Within(_));
@@ -47,11 +48,10 @@ pub(super) fn anchor(catalog: &Catalog, run: &str, parent: Option<&CheckpointRow
         }
     }
     if !parent.tags.is_empty() && run.policy.keeps.contains(&Keep::Tagged) {
-        return Ok(None);
+        return Ok(Some(parent.clone()));
     }
     let stays = |row: &CheckpointRow| row.status == Status::Kept && row.dropped.is_empty() && row.step <= parent.step;
-    let newest = lasting.into_iter().filter(stays).max_by_key(|row| row.step);
-    Ok(newest.filter(|row| row.slot != parent.slot))
+    Ok(lasting.into_iter().filter(stays).max_by_key(|row| row.step))
 }
 
 /// The chunk to compare with, and the depth of its frame. `counterpart` is what the reference has in the same place.

@@ -230,15 +230,16 @@ impl Store {
         let reference = self.reference(lineage, schema)?;
         let state = options.state.as_ref().map(|state| Bytes::Owned(state.to_string().into_bytes()));
         let anchor = base::anchor(&self.catalog(), &options.run, lineage.parent.as_ref())?;
-        let anchor = anchor.and_then(|row| self.open_reference(row));
+        // Where time does not count, every base is tried; with anchors, what the parent was compared with is not known.
+        let learns = anchor.is_none() && options.encoding != Encoding::Small;
+        let parent = lineage.parent.as_ref().map(|row| row.slot);
+        let anchor = anchor.filter(|row| Some(row.slot) != parent).and_then(|row| self.open_reference(row));
         let parts = parts_of(inputs, state.as_ref(), reference.as_ref(), anchor.as_ref())?;
         let known = reference.as_ref().map(|reference| &reference.manifest.chunks);
         let bases = anchor.as_ref().map(|anchor| &anchor.manifest.chunks);
 
         let has_history = self.catalog().has_packs()?;
         let lookup = has_history.then(|| self.index_packs().map(|()| Lookup::new(self))).transpose()?;
-        // Where bytes count, and time does not, every base is tried.
-        let learns = anchor.is_none() && options.encoding != Encoding::Small;
         let trials = reference.as_ref().filter(|_| learns).map(|reference| Trials::new(self, &reference.manifest));
         let shared = Shared::new(&parts, known, bases, trials, lookup.as_ref(), options.encoding);
         let mut writer = Writer::new(&shared, known, packs, schema.is_none());

@@ -4,7 +4,8 @@
 //! moments that is so at every save, for a third of its bytes. What was found stands in the store: where the reference has a
 //! whole tensor without bases, and the checkpoint before has another one in its place without bases too, no difference
 //! helped at the last save, for no chain begins anew right behind its root. Then one chunk in a few is tried, which is
-//! enough to notice that times have changed: the next save sees its base, and tries them all.
+//! enough to notice that times have changed: the next save sees its base, and tries them all. With an anchor, earlier saves may
+//! have been compared with something else than their parents: nothing is learned from them.
 
 use std::sync::OnceLock;
 

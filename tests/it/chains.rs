@@ -419,23 +419,32 @@ fn a_16_bit_copy_of_weights_costs_nothing() {
     assert!(store.verify(Depth::Deep).unwrap().is_sound());
 }
 
-/// What Adam's first moments are like: each save has others. Who has them in memory sees how many bases are looked at.
+/// Saves a tensor, its caller having in memory what it was before, and says how many bytes of that were looked at as bases.
+fn looked_at(store: &Store, values: &[f32], before: &[f32], options: &SaveOptions) -> u64 {
+    let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let (new, old) = (bytes(values), bytes(before));
+    let tensor = |bytes| (None, memory("w", bytes));
+    let inputs = Inputs::tensors(vec![tensor(&new)]).unwrap().with_before(vec![tensor(&old)]);
+    let report = store.save(&inputs, options).unwrap();
+    assert!(read(store, &format!("run@{}", options.step)) == new);
+    report.bases_in_memory
+}
+
+/// What Adam's first moments are like: each save has others.
+fn moments(seed: u64) -> Vec<f32> {
+    noise(seed, 2 << 20).collect()
+}
+
 #[test]
 fn bases_that_were_no_help_are_tried_now_and_then() {
     let place = Place::new();
-    let moments = |seed| noise(seed, 2 << 20).collect::<Vec<f32>>();
     let (mut before, mut step) = (moments(0), 0);
     let mut tried = |values: Vec<f32>, encoding| {
         step += 1;
-        let bytes = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-        let (new, old) = (bytes(&values), bytes(&before));
-        let tensor = |bytes| (None, memory("w", bytes));
-        let inputs = Inputs::tensors(vec![tensor(&new)]).unwrap().with_before(vec![tensor(&old)]);
         let options = SaveOptions { run: "run".into(), step, encoding, ..Default::default() };
-        let report = place.store.save(&inputs, &options).unwrap();
-        assert!(read(&place.store, &format!("run@{step}")) == new);
+        let looked_at = looked_at(&place.store, &values, &before, &options);
         before = values;
-        report.bases_in_memory
+        looked_at
     };
     assert_eq!(tried(moments(1), Encoding::Balanced), 0);
     let all = tried(moments(2), Encoding::Balanced);
@@ -449,4 +458,21 @@ fn bases_that_were_no_help_are_tried_now_and_then() {
     let mut waited = (1..20).map(|step| tried(calm(step), Encoding::Balanced)).skip_while(|some| *some == 0);
     assert!(waited.next().unwrap() < all);
     assert_eq!(waited.next(), Some(all));
+}
+
+/// With an anchor, that two steps are stored alone does not tell that a difference to the parent was tried.
+#[test]
+fn nothing_is_learned_from_saves_that_had_an_anchor() {
+    let place = Place::new();
+    place.store.set_mode("run", "loss", Mode::Min).unwrap();
+    let keeps = vec![Keep::Last(2), Keep::Best { metric: "loss".into(), n: 1 }];
+    place.store.set_policy("run", &Policy { keeps, thins: Vec::new() }).unwrap();
+    let save = |step: u64, loss: f64| {
+        let metrics = [("loss".to_string(), Number(loss))].into();
+        let options = SaveOptions { run: "run".into(), step, metrics, ..Default::default() };
+        looked_at(&place.store, &moments(step), &moments(step - 1), &options)
+    };
+    let all = 8 << 20;
+    assert_eq!((save(1, 1.0), save(2, 2.0)), (0, all), "the parent is the best");
+    assert_eq!((save(3, 0.5), save(4, 2.0)), (0, all), "the best was the first, and is the parent");
 }

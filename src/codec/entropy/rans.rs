@@ -210,7 +210,7 @@ pub(crate) struct Decoder<'a> {
     /// For each class, what its grains of parts stand for.
     pub(crate) slots: &'a [u32],
     pub(crate) grain: Grain,
-    /// The most raw bits that a symbol has in 32 bits.
+    /// The most raw bits that a symbol of the tables has, in lanes of 32 bits.
     pub(crate) raw_most: u32,
     pub(crate) states: [u32; LANES],
     pub(crate) words: Words<'a>,

@@ -111,14 +111,15 @@ fn split(difference: __m512i) -> (__m512i, __m512i, __m512i) {
     (symbol, raw, _mm512_xor_si512(magnitude, _mm512_sllv_epi32(head, raw)))
 }
 
-/// How many raw bits the symbol before has.
+/// How many raw bits the symbol before `next` has.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
 fn raw_bits(next: __m512i) -> __m512i {
     _mm512_subs_epu16(_mm512_srli_epi32::<{ 1 + BELOW }>(next), all(1))
 }
 
-/// The symbol behind the one that a slot stands for.
+/// The symbol behind the one that a slot stands for: its bits are what a symbol is taken apart by, as in
+/// [`symbol::join`](crate::codec::entropy::symbol::join).
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn next_symbol(slot: __m512i) -> __m512i {

@@ -87,6 +87,14 @@ proptest! {
         }
     }
 
+    #[test]
+    fn rows_are_those_of_the_bits(mask: Vec<u8>, short in 0usize..12) {
+        let rows = (8 * mask.len()).saturating_sub(short);
+        let found: Vec<usize> = rows::Coded::new(&mask, rows).collect();
+        let expected: Vec<usize> = (0..rows).filter(|row| rows::coded(&mask, *row)).collect();
+        prop_assert_eq!(found, expected);
+    }
+
     /// Whatever the tables, the states and the words, kernels make the same of them, and stay in their slices.
     #[test]
     fn kernels_agree_on_nonsense(
